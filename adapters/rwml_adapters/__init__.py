@@ -1,0 +1,1 @@
+"""Integrations of rwml: one module or folder each, each behind its own extra."""

@@ -1,0 +1,70 @@
+"""Builds the `rwml` program from entry points and maps errors to exit codes.
+
+Entry points of the group ``rwml.commands`` name a function; a dot in the name makes a group
+(``record.tau2`` is ``rwml record tau2``). So the sdk reaches no other package, and anybody can add
+a command. Exit codes: 0 done, 1 checked and found wanting, 2 wrong usage or missing extra,
+3 infrastructure.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+
+import typer
+
+from rwml.errors import RwmlError
+
+ENTRY_POINT_GROUP = "rwml.commands"
+
+GROUP_HELP = {
+    "record": "Record trajectories of an agent on a benchmark.",
+    "eval": "Evaluate a model: as a world model, or as an agent.",
+}
+
+
+def build_app() -> typer.Typer:
+    """The program with every installed command; one that cannot load says so when it is called."""
+    app = _typer("Learn a world model from the traffic of LLM agents, and serve it back.")
+    groups: dict[str, typer.Typer] = {}
+    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda e: e.name):
+        group, _, name = entry.name.rpartition(".")
+        if group and group not in groups:
+            groups[group] = _typer(GROUP_HELP.get(group, ""))
+            app.add_typer(groups[group], name=group)
+        parent = groups[group] if group else app
+        parent.command(name=name)(_load(entry))
+    return app
+
+
+def main() -> None:
+    """Entry point of the console script: errors of rwml become one line and an exit code."""
+    try:
+        build_app()()
+    except RwmlError as error:
+        print(f"rwml: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _typer(text: str) -> typer.Typer:
+    return typer.Typer(
+        help=text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+
+def _load(entry: EntryPoint) -> Callable[..., None]:
+    try:
+        return entry.load()
+    except Exception as error:  # one broken plug-in must not take the other commands with it
+        reason = f"command {entry.name!r} ({entry.value}) cannot be loaded: {error}"
+
+        def broken() -> None:
+            raise RwmlError(reason)
+
+        broken.__doc__ = f"Broken: {error}"
+        return broken

@@ -1,0 +1,86 @@
+"""What every command shares: `--json` on stdout, progress and words on stderr.
+
+With ``--json`` a command prints exactly one JSON object on stdout and nothing else; without it,
+a short text for people. Progress always goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from pydantic import JsonValue
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+Item = TypeVar("Item")
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+StoreOption = Annotated[
+    str,
+    typer.Option("--store", help="Store URL, such as sqlite:///rwml.db.", envvar="RWML_STORE"),
+]
+
+
+def emit(result: Mapping[str, JsonValue], *, as_json: bool, text: str) -> None:
+    """Prints a command's result: one JSON object, or `text` for people."""
+    print(json.dumps(result, ensure_ascii=False) if as_json else text)
+
+
+def say(text: str) -> None:
+    """One line for people, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[Item], *, label: str, total: int | None = None) -> Iterator[Item]:
+    """Yields `items` under a progress bar on stderr."""
+    with progress(label, total=total if total is not None else _length(items)) as advance:
+        for item in items:
+            yield item
+            advance()
+
+
+@contextmanager
+def progress(label: str, *, total: int | None) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr; call the yielded function once per unit of work."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )
+    with bar:
+        task = bar.add_task(label, total=total, note="")
+
+        def advance(note: str = "") -> None:
+            bar.update(task, advance=1, note=note)
+
+        yield advance
+
+
+def write_json(path: Path, value: Mapping[str, JsonValue]) -> None:
+    """Writes a JSON file whole or not at all: to a temporary name, synced, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _length(items: Iterable[object]) -> int | None:
+    try:
+        return len(items)  # type: ignore[arg-type]  # an iterator has no length: shown as unknown
+    except TypeError:
+        return None

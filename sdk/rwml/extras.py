@@ -1,0 +1,18 @@
+"""Turns a missing optional dependency into one clear line."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from rwml.errors import MissingExtraError
+
+
+def require(extra: str, *modules: str) -> None:
+    """Checks that modules are installed, without importing them.
+
+    Raises:
+        MissingExtraError: one is not; its message names the extra that brings it.
+    """
+    for module in modules:
+        if find_spec(module) is None:
+            raise MissingExtraError(extra, module)

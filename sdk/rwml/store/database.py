@@ -1,0 +1,332 @@
+"""Reading and writing a store through SQLAlchemy Core.
+
+Writes are idempotent upserts in one transaction per batch. On SQLite they are serialised across
+processes by a lock file beside the database, because two connections that reset the write-ahead
+log at once can corrupt it in SQLite 3.7.0-3.51.2. Reading streams in bounded memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from filelock import FileLock
+from filelock import Timeout as LockTimeout
+from pydantic import ValidationError
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from rwml.errors import MissingExtraError, StoreError
+from rwml.schema import Step, Trajectory, Transition
+from rwml.store.tables import STORE_VERSION, metadata, schema_info, steps, trajectories
+
+PAGE = 64
+"""Trajectories read at once: bounds memory, whatever the size of the store (ours)."""
+LOCK_TIMEOUT_S = 60.0
+"""How long a write waits for another process's write before it fails (ours)."""
+
+_Row = TypeVar("_Row", Trajectory, Step)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a store holds, by one pass of SQL aggregates.
+
+    Attributes:
+        trajectories: recorded trajectories.
+        transitions: steps whose next state is known.
+        pending: steps still waiting for it.
+        errors: transitions whose next state is an error.
+        interrupted: steps that were cut off.
+        orphans: tool results that answer no call, plus steps without a trajectory.
+    """
+
+    trajectories: int
+    transitions: int
+    pending: int
+    errors: int
+    interrupted: int
+    orphans: int
+
+
+def open_store(url: str, *, create: bool = True) -> Store:
+    """Opens a store, and makes it where there is none.
+
+    Args:
+        url: ``sqlite:///path/to/file.db`` or ``postgresql+psycopg://user@host/database``.
+        create: False to refuse a store that does not exist yet (for readers).
+
+    Raises:
+        StoreError: the URL cannot be read, there is no store (with ``create=False``), it was
+            written by a newer rwml (it is left as it is), or the file is not a store.
+        MissingExtraError: the database driver is not installed.
+    """
+    try:
+        parsed = sa.make_url(url)
+    except ArgumentError as error:
+        raise StoreError(f"{url!r} is no store URL: use sqlite:///FILE, say") from error
+    path = _sqlite_path(parsed)
+    if path is not None and not path.exists():
+        if not create:
+            raise StoreError(
+                f"no store at {path}: record something first, say with "
+                f"'rwml record tau2 --store {url}'"
+            )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, stat.S_IRUSR | stat.S_IWUSR))
+        except OSError as error:
+            raise StoreError(f"cannot make a store at {path}: {error.strerror}") from error
+    try:
+        engine = sa.create_engine(parsed)
+    except NoSuchModuleError as error:
+        raise StoreError(f"{parsed.drivername!r} is no database that rwml knows") from error
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("postgres", error.name or "psycopg") from error
+    lock = FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S, mode=0o600) if path else None
+    if path is not None:
+        sa.event.listen(engine, "connect", _configure_sqlite)
+    store = Store(engine=engine, lock=lock)
+    try:
+        store.check_version(create=create)
+    except BaseException:
+        engine.dispose()
+        raise
+    return store
+
+
+class Store:
+    """Trajectories in a database. Make one with `open_store`; safe to share between threads."""
+
+    def __init__(self, *, engine: Engine, lock: FileLock | None) -> None:
+        self._engine = engine
+        self._lock = lock
+
+    @property
+    def url(self) -> str:
+        """The store's URL, without a password."""
+        return self._engine.url.render_as_string(hide_password=True)
+
+    def check_version(self, *, create: bool) -> None:
+        """Makes the tables of an empty database; refuses another version's.
+
+        Raises:
+            StoreError: the store is newer than this rwml, or is no rwml store.
+        """
+        try:
+            tables = set(sa.inspect(self._engine).get_table_names())
+            if schema_info.name not in tables:
+                if tables & {trajectories.name, steps.name}:
+                    raise StoreError(f"{self.url} has tables of another program: use another URL")
+                if not create:
+                    raise StoreError(f"{self.url} is no rwml store: check the URL")
+                with self._writing() as connection:
+                    metadata.create_all(connection)
+                    _upsert(connection, schema_info, [{"id": 1, "version": STORE_VERSION}])
+                return
+            with self._engine.connect() as connection:
+                version = connection.scalar(sa.select(schema_info.c.version))
+        except SQLAlchemyError as error:
+            raise StoreError(f"cannot open {self.url}: {_first_line(error)}") from error
+        if version is None or version > STORE_VERSION:
+            raise StoreError(
+                f"{self.url} has store version {version}, this rwml knows {STORE_VERSION}: "
+                f"upgrade rwml"
+            )
+
+    def write(
+        self,
+        *,
+        headers: Sequence[Trajectory] = (),
+        steps_by_trajectory: Sequence[tuple[str, Step]] = (),
+    ) -> None:
+        """Upserts trajectories (without their steps) and steps, all or nothing.
+
+        Raises:
+            StoreError: the database refused; nothing of this batch was written.
+        """
+        header_rows = [_trajectory_row(trajectory) for trajectory in headers]
+        step_rows = [_step_row(owner, step) for owner, step in steps_by_trajectory]
+        try:
+            with self._writing() as connection:
+                _upsert(connection, trajectories, header_rows)
+                _upsert(connection, steps, step_rows)
+        except LockTimeout as error:
+            raise StoreError(f"{self.url} is locked by another process") from error
+        except SQLAlchemyError as error:
+            raise StoreError(f"cannot write to {self.url}: {_first_line(error)}") from error
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Writes one whole trajectory, as `write` does."""
+        self.write(
+            headers=[trajectory],
+            steps_by_trajectory=[(trajectory.id, step) for step in trajectory.steps],
+        )
+
+    def trajectories(self, **filters: str | None) -> Iterator[Trajectory]:
+        """Streams trajectories in order of id.
+
+        Args:
+            **filters: equal to a column: ``source``, ``task_id``, ``split``, ``id``; None to
+                leave it open.
+
+        Raises:
+            StoreError: an unknown filter, or a row that does not fit the schema.
+        """
+        wanted = _conditions(filters)
+        last: str | None = None
+        while True:
+            query = sa.select(trajectories.c.id, trajectories.c.body).where(*wanted)
+            if last is not None:
+                query = query.where(trajectories.c.id > last)
+            with self._reading() as connection:
+                rows = connection.execute(query.order_by(trajectories.c.id).limit(PAGE)).all()
+                found = self._steps_of(connection, [row.id for row in rows])
+            for row in rows:
+                yield _load(Trajectory, row.body, row.id).model_copy(
+                    update={"steps": tuple(found.get(row.id, ()))}
+                )
+            if len(rows) < PAGE:
+                return
+            last = rows[-1].id
+
+    def transitions(
+        self, *, history: int | None = None, **filters: str | None
+    ) -> Iterator[Transition]:
+        """Streams transitions of the matching trajectories; see `Trajectory.transitions`."""
+        for trajectory in self.trajectories(**filters):
+            yield from trajectory.transitions(history=history)
+
+    def counts(self, **filters: str | None) -> Counts:
+        """Counts what the store holds, optionally of matching trajectories only."""
+        wanted = _conditions(filters)
+        known = sa.select(trajectories.c.id).where(*wanted)
+        mine = steps.c.trajectory_id.in_(known)
+        done = steps.c.status.in_(("ok", "error"))
+        with self._reading() as connection:
+
+            def count(table: sa.Table, *where: Any) -> int:
+                query = sa.select(sa.func.count()).select_from(table).where(*where)
+                return connection.scalar(query) or 0
+
+            stray = sa.select(sa.func.coalesce(sa.func.sum(steps.c.orphans), 0)).where(mine)
+            lost = steps.c.trajectory_id.not_in(sa.select(trajectories.c.id))
+            return Counts(
+                trajectories=count(trajectories, *wanted),
+                transitions=count(steps, mine, done),
+                pending=count(steps, mine, steps.c.status == "pending"),
+                errors=count(steps, mine, steps.c.status == "error"),
+                interrupted=count(steps, mine, steps.c.status == "interrupted"),
+                orphans=int(connection.scalar(stray) or 0) + count(steps, lost),
+            )
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with self._lock or contextlib.nullcontext(), self._engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise StoreError(f"cannot read {self.url}: {_first_line(error)}") from error
+
+    @staticmethod
+    def _steps_of(connection: Connection, ids: list[str]) -> dict[str, list[Step]]:
+        query = (
+            sa.select(steps.c.trajectory_id, steps.c.body)
+            .where(steps.c.trajectory_id.in_(ids))
+            .order_by(steps.c.trajectory_id, steps.c.step_index, steps.c.attempt)
+        )
+        found: dict[str, list[Step]] = {}
+        for row in connection.execute(query):
+            found.setdefault(row.trajectory_id, []).append(_load(Step, row.body, row.trajectory_id))
+        return found
+
+
+def _conditions(filters: dict[str, str | None]) -> list[sa.ColumnElement[bool]]:
+    known = {"source", "task_id", "split", "id"}
+    unknown = sorted(set(filters) - known)
+    if unknown:
+        raise StoreError(f"unknown filter {unknown[0]!r}: use one of {', '.join(sorted(known))}")
+    return [trajectories.c[name] == value for name, value in filters.items() if value is not None]
+
+
+def _upsert(connection: Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert
+    else:
+        from sqlalchemy.dialects.sqlite import insert
+    statement = insert(table)
+    keys = [column.name for column in table.primary_key]
+    values = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=values), rows)
+
+
+def _trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
+    return {
+        "id": trajectory.id,
+        "source": trajectory.source,
+        "task_id": trajectory.task_id,
+        "split": trajectory.split,
+        "status": trajectory.outcome.status,
+        "reward": trajectory.outcome.reward,
+        "body": trajectory.model_dump_json(exclude={"steps"}, exclude_defaults=True),
+    }
+
+
+def _step_row(trajectory_id: str, step: Step) -> dict[str, Any]:
+    return {
+        "trajectory_id": trajectory_id,
+        "step_index": step.index,
+        "attempt": step.attempt,
+        "kind": step.kind,
+        "status": step.status,
+        "orphans": step.orphans(),
+        "body": step.model_dump_json(exclude_defaults=True),
+    }
+
+
+def _load(model: type[_Row], body: str, owner: str) -> _Row:
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise StoreError(f"trajectory {owner} does not fit the schema: {error}") from error
+
+
+def _sqlite_path(url: sa.URL) -> Path | None:
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        return None
+    return Path(url.database)
+
+
+def _configure_sqlite(connection: Any, _: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout=30000")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error).splitlines()[0]

@@ -1,0 +1,46 @@
+"""The tables of a store, and the version of their shape.
+
+A trajectory is one row without its steps; each step is a row of its own, so that a long episode
+grows by appending. The JSON body is the truth; the other columns are there to be filtered on.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Float, Index, Integer, MetaData, String, Table, Text
+
+STORE_VERSION = 1
+"""Version of the tables below; stored in the database and checked at opening."""
+
+metadata = MetaData()
+
+schema_info = Table(
+    "rwml_schema",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("version", Integer, nullable=False),
+)
+
+trajectories = Table(
+    "trajectories",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("source", String, nullable=False),
+    Column("task_id", String),
+    Column("split", String),
+    Column("status", String, nullable=False),
+    Column("reward", Float),
+    Column("body", Text, nullable=False),
+    Index("ix_trajectories_source_task", "source", "task_id"),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("trajectory_id", String, primary_key=True),
+    Column("step_index", Integer, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("kind", String),
+    Column("status", String, nullable=False),
+    Column("orphans", Integer, nullable=False),
+    Column("body", Text, nullable=False),
+)

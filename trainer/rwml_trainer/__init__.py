@@ -1,0 +1,1 @@
+"""Training, serving and evaluating world models from recorded transitions."""

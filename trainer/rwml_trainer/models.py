@@ -1,0 +1,107 @@
+"""Loading models and tokenizers safely: safetensors only, no code from model folders.
+
+Names are local folders or hub names; the hub is never asked for what is a folder. Nothing here
+runs at import: torch and transformers are imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rwml.errors import ModelError
+from rwml.extras import require
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer that can be trained with: it has a chat template and a pad token.
+
+    Raises:
+        ModelError: the folder is missing, or it has no chat template.
+        MissingExtraError: transformers is not installed.
+    """
+    require("train", "transformers")
+    from transformers import AutoTokenizer
+
+    _check_folder(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name} has no tokenizer that can be loaded: {error}") from error
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"{name} has no chat template: use an instruct model, "
+            f"or add chat_template.jinja to its folder"
+        )
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(f"{name} has neither a pad nor an end-of-sequence token")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    name: str, *, lora: Path | None = None, dtype: str = "bfloat16", trainable: bool = False
+) -> Any:
+    """Loads a causal language model, with a LoRA adapter on top where one is given.
+
+    Args:
+        name: folder or hub name of the model.
+        lora: folder of a LoRA adapter for it.
+        dtype: torch dtype by name.
+        trainable: True to go on training the LoRA adapter.
+
+    Returns:
+        A `PreTrainedModel`, or a `PeftModel` around one.
+
+    Raises:
+        ModelError: the folder is missing, holds no safetensors weights, or does not fit.
+    """
+    require("train", "transformers", "torch", "peft")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    _check_folder(name)
+    if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
+        raise ModelError(f"{name} holds no safetensors weights: other formats are not loaded")
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            name, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load {name}: {error}") from error
+    if lora is None:
+        return model
+    return _with_lora(model, lora, trainable=trainable)
+
+
+def template_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of the chat template: two runs with different ones are not comparable."""
+    return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where prepared weights are kept: ``RWML_CACHE``, else ``rwml`` in the user's cache."""
+    chosen = os.environ.get("RWML_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rwml"
+
+
+def _check_folder(name: str) -> None:
+    looks_local = name.startswith((".", "/", "~")) or Path(name).exists()
+    if looks_local and not Path(name).is_dir():
+        raise ModelError(f"no model folder at {name}")
+
+
+def _with_lora(model: PreTrainedModel, lora: Path, *, trainable: bool) -> Any:
+    from peft import PeftModel
+
+    if not (lora / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{lora} holds no LoRA adapter (adapter_model.safetensors)")
+    return PeftModel.from_pretrained(model, str(lora), is_trainable=trainable)
