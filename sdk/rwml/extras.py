@@ -14,5 +14,9 @@ def require(extra: str, *modules: str) -> None:
         MissingExtraError: one is not; its message names the extra that brings it.
     """
     for module in modules:
-        if find_spec(module) is None:
+        try:
+            found = find_spec(module) is not None
+        except ImportError:  # the parent of a dotted name is missing
+            found = False
+        if not found:
             raise MissingExtraError(extra, module)

@@ -8,13 +8,16 @@ that undoes it, and raises `MissingExtraError` where its framework is not instal
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
-from rwml.errors import MissingExtraError, UsageError
+from rwml.errors import AdapterError, MissingExtraError, RwmlError, UsageError
 from rwml.recorder import Recorder
 from rwml.store import Store
+
+logger = logging.getLogger("rwml")
 
 ENTRY_POINT_GROUP = "rwml.instrumentations"
 STORE_VARIABLE = "RWML_STORE"
@@ -40,10 +43,11 @@ class Instrumentation:
     def uninstrument(self) -> None:
         """Stops recording, writes what is queued, and leaves the frameworks as they were."""
         atexit.unregister(self.uninstrument)
-        for undo in self._undo.values():
-            undo()
-        self._undo = {}
-        self.recorder.close()
+        try:
+            while self._undo:
+                self._undo.popitem()[1]()
+        finally:
+            self.recorder.close()
 
     def __enter__(self) -> Instrumentation:
         return self
@@ -65,6 +69,7 @@ def instrument(*, store: str | Store | None = None) -> Instrumentation:
         UsageError: no store was named.
         StoreError: the store cannot be opened.
         MissingExtraError: no supported framework is installed.
+        AdapterError: no integration could be switched on.
     """
     target = store or os.environ.get(STORE_VARIABLE)
     if not target:
@@ -73,14 +78,17 @@ def instrument(*, store: str | Store | None = None) -> Instrumentation:
         )
     recorder = Recorder(store=target)
     undo: dict[str, Callable[[], None]] = {}
-    missing: MissingExtraError | None = None
+    failure: RwmlError | None = None
     for entry in entry_points(group=ENTRY_POINT_GROUP):
-        start: Instrument = entry.load()
         try:
+            start: Instrument = entry.load()
             undo[entry.name] = start(recorder)
         except MissingExtraError as error:
-            missing = error
+            failure = failure or error
+        except Exception as error:  # noqa: BLE001 - a broken plug-in must not stop the others
+            failure = AdapterError(f"integration {entry.name!r} could not be switched on: {error}")
+            logger.warning("rwml: %s", failure)
     if not undo:
         recorder.close()
-        raise missing or UsageError("no integration is installed: reinstall rwml")
+        raise failure or UsageError("no integration is installed: reinstall rwml")
     return Instrumentation(recorder=recorder, undo=undo)

@@ -16,28 +16,21 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from types import TracebackType
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import JsonValue
 
 from rwml.errors import RwmlError
-from rwml.redaction import Redactor, redact_model, redact_secrets
+from rwml.redaction import Redactor, redact_id, redact_model, redact_secrets
 from rwml.schema import (
     Fingerprint,
-    Kind,
-    Message,
-    Outcome,
-    Provenance,
     Step,
-    StepStatus,
     Tool,
     Trajectory,
-    Usage,
 )
 from rwml.store import Store, open_store
+from rwml.trajectory_recorder import MessageLike, TrajectoryRecorder
 
 logger = logging.getLogger("rwml")
 
@@ -48,8 +41,16 @@ BATCH_RECORDS = 256
 CLOSE_TIMEOUT_S = 5.0
 """How long `close` and the exit of the process wait for the writer (ours)."""
 
-MessageLike = Message | Mapping[str, Any]
-_Record = Trajectory | tuple[str, Step]
+
+@dataclass(frozen=True)
+class _Header:
+    """A trajectory without its steps; `length` says how many steps it has, if that is all."""
+
+    trajectory: Trajectory
+    length: int | None
+
+
+_Record = _Header | tuple[str, Step]
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Recorder:
     ) -> None:
         self._store = open_store(store) if isinstance(store, str) else store
         self._owns_store = isinstance(store, str)
-        self._redact = redact
+        self._redact = redact or str
         self._queue: queue.Queue[_Record | None] = queue.Queue(maxsize=queue_records)
         self._stats = RecorderStats()
         self._lock = threading.Lock()
@@ -143,10 +144,20 @@ class Recorder:
         )
 
     def record(self, trajectory: Trajectory) -> None:
-        """Queues one whole trajectory."""
-        self._put(trajectory.model_copy(update={"steps": ()}))
+        """Queues one whole trajectory; it replaces an earlier recording of the same id."""
+        self.record_header(trajectory, length=len(trajectory.steps))
         for step in trajectory.steps:
             self._put((trajectory.id, step))
+
+    def record_header(self, trajectory: Trajectory, *, length: int | None = None) -> None:
+        """Queues a trajectory without its steps.
+
+        Args:
+            trajectory: its steps are not looked at.
+            length: how many steps it has now, if that is all: what an earlier recording of the
+                id had beyond that is removed. None leaves steps as they are.
+        """
+        self._put(_Header(trajectory.model_copy(update={"steps": ()}), length=length))
 
     def record_step(self, trajectory_id: str, step: Step) -> None:
         """Queues one step; the same index and attempt again replaces it."""
@@ -241,141 +252,62 @@ class Recorder:
                 return
 
     def _write_batch(self, batch: list[_Record]) -> None:
-        headers: list[Trajectory] = []
-        steps: list[tuple[str, Step]] = []
+        pending = _Batch()
         for record in batch:
             try:
-                if isinstance(record, Trajectory):
-                    headers.append(self._redacted(record))
+                if isinstance(record, _Header):
+                    name = redact_id(record.trajectory.id, self._redact)
+                    clean = redact_model(record.trajectory, self._redact)
+                    if record.length is not None and pending.has_steps_of(name):
+                        self._store_batch(pending)  # what came before must not survive the cut
+                        pending = _Batch()
+                    pending.add_header(clean.model_copy(update={"id": name}), record.length)
                 else:
-                    steps.append((record[0], self._redacted(record[1])))
+                    name = redact_id(record[0], self._redact)
+                    pending.steps.append((name, redact_model(record[1], self._redact)))
             except Exception as error:  # noqa: BLE001 - fails closed: not redacted, not written
                 self._count(failed=1)
                 self._warn_once("a record could not be redacted: %s", type(error).__name__)
+        self._store_batch(pending)
+
+    def _store_batch(self, batch: _Batch) -> None:
         try:
-            self._store.write(headers=headers, steps_by_trajectory=steps)
-        except RwmlError as error:
-            self._count(failed=len(headers) + len(steps))
-            self._warn_once("%s", error)
+            self._store.write(
+                headers=batch.headers, lengths=batch.lengths, steps_by_trajectory=batch.steps
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, the writer must live on
+            if not isinstance(error, RwmlError) and len(batch) > 1:
+                for single in batch.singles():  # one record cannot be stored: the others can
+                    self._store_batch(single)
+                return
+            self._count(failed=len(batch))
+            self._warn_once("a record could not be written: %s", error)
         else:
-            self._count(written=len(headers) + len(steps))
-
-    def _redacted(self, model: Any) -> Any:
-        return redact_model(model, self._redact) if self._redact else model
+            self._count(written=len(batch))
 
 
-class TrajectoryRecorder:
-    """One trajectory being recorded. Made by `Recorder.trajectory`; not for several threads."""
+@dataclass
+class _Batch:
+    """Redacted records on their way into one transaction."""
 
-    def __init__(
-        self,
-        *,
-        recorder: Recorder,
-        fields: dict[str, Any],
-        messages: Iterable[MessageLike],
-        tools: Iterable[Tool | Mapping[str, Any]],
-    ) -> None:
-        self._recorder = recorder
-        self._step: Step | None = None
-        self._outcome = Outcome()
-        self._header = Trajectory(source="unknown")
-        with recorder.guard():
-            self._header = Trajectory(
-                **fields,
-                initial=tuple(Message.from_openai(m) for m in messages),
-                tools=tuple(t if isinstance(t, Tool) else Tool.from_openai(t) for t in tools),
-                started_at=datetime.now(UTC),
-            )
+    headers: list[Trajectory] = field(default_factory=list)
+    lengths: dict[str, int] = field(default_factory=dict)
+    steps: list[tuple[str, Step]] = field(default_factory=list)
 
-    @property
-    def id(self) -> str:
-        """The trajectory's id."""
-        return self._header.id
+    def __len__(self) -> int:
+        return len(self.headers) + len(self.steps)
 
-    def act(
-        self,
-        message: MessageLike,
-        *,
-        model: str | None = None,
-        usage: Usage | None = None,
-        latency_s: float | None = None,
-        provenance: Provenance | None = None,
-        metadata: Mapping[str, JsonValue] | None = None,
-    ) -> None:
-        """Records an action; it is pending until `observe` says what came back.
+    def has_steps_of(self, trajectory_id: str) -> bool:
+        return any(owner == trajectory_id for owner, _ in self.steps)
 
-        Args:
-            message: the assistant message, as an OpenAI-style dict or a `Message`.
-        """
-        with self._recorder.guard():
-            self._step = Step(
-                index=0 if self._step is None else self._step.index + 1,
-                action=Message.from_openai(message),
-                started_at=datetime.now(UTC),
-                model=model,
-                usage=usage,
-                latency_s=latency_s,
-                provenance=provenance,
-                metadata=dict(metadata or {}),
-            )
-            self._recorder.record_step(self.id, self._step)
+    def add_header(self, header: Trajectory, length: int | None) -> None:
+        self.headers.append(header)
+        if length is not None:
+            self.lengths[header.id] = length
 
-    def observe(
-        self, *messages: MessageLike, status: StepStatus = "ok", kind: Kind | None = None
-    ) -> None:
-        """Records what came back of the last action; called again, it adds to it.
-
-        Before the first action, the messages become the trajectory's initial ones.
-
-        Args:
-            messages: tool results, a user's reply, or an environment's text.
-            status: ``error`` where the answer is an error.
-            kind: who answered; by default read off the roles (tool messages: ``tool``).
-        """
-        with self._recorder.guard():
-            read = tuple(Message.from_openai(message) for message in messages)
-            if self._step is None:
-                initial = self._header.initial + read
-                self._header = self._header.model_copy(update={"initial": initial})
-                return
-            if not read:
-                return
-            self._step = complete_step(self._step, read, status=status, kind=kind)
-            self._recorder.record_step(self.id, self._step)
-
-    def finish(self, outcome: Outcome) -> None:
-        """Says how the trajectory ended; written when the context manager closes."""
-        self._outcome = outcome
-
-    def __enter__(self) -> TrajectoryRecorder:
-        with self._recorder.guard():
-            self._recorder.record(self._header)  # so that a killed process leaves no orphan steps
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        with self._recorder.guard():
-            self._recorder.record(self._header.model_copy(update={"outcome": self._outcome}))
-
-
-def complete_step(
-    step: Step,
-    observation: tuple[Message, ...],
-    *,
-    status: StepStatus = "ok",
-    kind: Kind | None = None,
-) -> Step:
-    """The step with `observation` added to what came back; an error stays an error."""
-    merged = step.observation + observation
-    roles = {message.role for message in merged}
-    return step.model_copy(
-        update={
-            "observation": merged,
-            "kind": kind or step.kind or ("tool" if "tool" in roles else "user"),
-            "status": "error" if "error" in (status, step.status) else status,
-        }
-    )
+    def singles(self) -> Iterator[_Batch]:
+        for header in self.headers:
+            cut = {header.id: self.lengths[header.id]} if header.id in self.lengths else {}
+            yield _Batch(headers=[header], lengths=cut)
+        for step in self.steps:
+            yield _Batch(steps=[step])

@@ -7,6 +7,8 @@ metadata and dict keys. It fails closed: what cannot be redacted is not written,
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable
 from typing import TypeVar
@@ -44,14 +46,36 @@ def redact_model(model: Model, redact: Redactor) -> Model:
     Raises:
         Exception: whatever `redact` raised, or a validation error where it broke the shape.
     """
-    return type(model).model_validate(_walk(model.model_dump(mode="json"), redact))
+    clean = _walk(model.model_dump(mode="json"), redact)
+    return type(model).model_validate_json(json.dumps(clean))  # as it is read from the store
+
+
+def redact_id(id: str, redact: Redactor) -> str:
+    """An id without what must not be stored; different ids stay different."""
+    clean = redact(id)
+    return clean if clean == id else f"{clean}-{hashlib.sha256(id.encode()).hexdigest()[:12]}"
 
 
 def _walk(value: JsonValue, redact: Redactor) -> JsonValue:
     if isinstance(value, str):
-        return redact(value)
+        return redact(_well_formed(value))
     if isinstance(value, list):
         return [_walk(item, redact) for item in value]
     if isinstance(value, dict):
-        return {redact(key): _walk(item, redact) for key, item in value.items()}
+        clean: dict[str, JsonValue] = {}
+        for key, item in value.items():
+            name = redact(_well_formed(key))
+            while name in clean:  # two keys that look alike now: both values are kept
+                name += "_"
+            clean[name] = _walk(item, redact)
+        return clean
     return value
+
+
+def _well_formed(text: str) -> str:
+    """The text with halves of surrogate pairs replaced, which no database stores."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic_core import from_json, to_json
 
 from rwml.errors import SchemaError
 
@@ -31,7 +32,7 @@ OutcomeStatus = Literal["completed", "truncated", "infrastructure_error", "unkno
 class Frozen(BaseModel):
     """Base of the data model: immutable, and unknown fields are an error, not a silent loss."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class ToolCall(Frozen):
@@ -52,7 +53,9 @@ class ToolCall(Frozen):
     @classmethod
     def from_openai(cls, wire: Mapping[str, Any]) -> ToolCall:
         """Reads an OpenAI tool call; malformed argument text is kept raw, never lost."""
-        function = wire.get("function") or {}
+        function = wire.get("function") or {} if isinstance(wire, Mapping) else None
+        if not isinstance(function, Mapping):
+            raise SchemaError("a tool call must be a dict with 'id' and 'function'")
         arguments = function.get("arguments", "")
         call_id, name = str(wire.get("id") or ""), str(function.get("name") or "")
         if isinstance(arguments, Mapping):
@@ -61,11 +64,13 @@ class ToolCall(Frozen):
         if not text.strip():
             return cls(id=call_id, name=name)
         try:
-            parsed = json.loads(text)
-        except ValueError:
-            parsed = None
-        if isinstance(parsed, dict):
-            return cls(id=call_id, name=name, arguments=parsed)
+            parsed = from_json(text, allow_inf_nan=False)
+            again = b"[" * 16 + to_json(parsed, inf_nan_mode="constants") + b"]" * 16
+            from_json(again, allow_inf_nan=False)  # the depth that a record around it needs
+            if isinstance(parsed, dict):
+                return cls(id=call_id, name=name, arguments=parsed)
+        except (TypeError, ValueError):  # no JSON, or none that can be stored and read again
+            pass
         return cls(id=call_id, name=name, raw_arguments=text)
 
     def to_openai(self) -> dict[str, JsonValue]:
@@ -153,13 +158,14 @@ def content_text(content: object) -> str | None:
     if content is None or isinstance(content, str):
         return content
     if isinstance(content, Iterable):
-        texts = []
+        texts: list[str] = []
+        content = [content] if isinstance(content, Mapping) else content
         for part in content:
             if isinstance(part, str):
                 texts.append(part)
             elif isinstance(part, Mapping):
                 kind = str(part.get("type", "part"))
-                texts.append(str(part.get("text", "")) if kind == "text" else f"[{kind}]")
+                texts.append(str(part.get("text") or "") if kind == "text" else f"[{kind}]")
         return "".join(texts)
     return str(content)
 
@@ -175,6 +181,8 @@ class Tool(Frozen):
     def from_openai(cls, wire: Mapping[str, Any]) -> Tool:
         """Reads ``{"type": "function", "function": {...}}`` or the inner object alone."""
         function = wire.get("function", wire)
+        if not isinstance(function, Mapping) or "name" not in function:
+            raise SchemaError("a tool must be an OpenAI function schema with a name")
         return cls(
             name=str(function["name"]),
             description=str(function.get("description") or ""),

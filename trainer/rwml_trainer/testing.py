@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rwml.extras import require
 
+PAD, START, END = SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{{ message['content'] or '' }}<|im_end|>\n{% endfor %}"
@@ -42,14 +43,12 @@ def make_tiny_model(folder: Path, *, seed: int = 0, chat_template: bool = True) 
         CORPUS,
         trainers.BpeTrainer(
             vocab_size=512,
-            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+            special_tokens=list(SPECIAL_TOKENS),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
     )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END, pad_token=PAD)
     if chat_template:
         tokenizer.chat_template = CHAT_TEMPLATE
     torch.manual_seed(seed)
@@ -62,8 +61,8 @@ def make_tiny_model(folder: Path, *, seed: int = 0, chat_template: bool = True) 
         num_key_value_heads=2,
         max_position_embeddings=8192,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=SPECIAL_TOKENS.index(END),
+        pad_token_id=SPECIAL_TOKENS.index(PAD),
         tie_word_embeddings=True,
     )
     folder.mkdir(parents=True, exist_ok=True)

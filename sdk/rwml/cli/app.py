@@ -11,10 +11,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 import typer
 
-from rwml.errors import RwmlError
+from rwml.errors import MissingExtraError, RwmlError
 
 ENTRY_POINT_GROUP = "rwml.commands"
 
@@ -34,7 +35,8 @@ def build_app() -> typer.Typer:
             groups[group] = _typer(GROUP_HELP.get(group, ""))
             app.add_typer(groups[group], name=group)
         parent = groups[group] if group else app
-        parent.command(name=name)(_load(entry))
+        command, settings = _load(entry)
+        parent.command(name=name, context_settings=settings)(command)
     return app
 
 
@@ -57,14 +59,16 @@ def _typer(text: str) -> typer.Typer:
     )
 
 
-def _load(entry: EntryPoint) -> Callable[..., None]:
+def _load(entry: EntryPoint) -> tuple[Callable[..., None], dict[str, Any]]:
     try:
-        return entry.load()
-    except Exception as error:  # one broken plug-in must not take the other commands with it
-        reason = f"command {entry.name!r} ({entry.value}) cannot be loaded: {error}"
+        return entry.load(), {}
+    except Exception as error:  # noqa: BLE001 - one broken plug-in must not take the other commands with it
+        reason = RwmlError(f"command {entry.name!r} ({entry.value}) cannot be loaded: {error}")
+        failure = error if isinstance(error, MissingExtraError) else reason
 
         def broken() -> None:
-            raise RwmlError(reason)
+            raise failure
 
         broken.__doc__ = f"Broken: {error}"
-        return broken
+        # Whatever its arguments, the reason is the answer.
+        return broken, {"allow_extra_args": True, "ignore_unknown_options": True}

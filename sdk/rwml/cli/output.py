@@ -10,17 +10,25 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 import typer
-from pydantic import JsonValue
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 Item = TypeVar("Item")
+
+
+class Advance(Protocol):
+    """Moves a progress bar by one unit, with a short note to show beside it."""
+
+    def __call__(self, note: str = "") -> None:
+        """Moves the bar."""
+        ...
+
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 StoreOption = Annotated[
@@ -29,9 +37,16 @@ StoreOption = Annotated[
 ]
 
 
-def emit(result: Mapping[str, JsonValue], *, as_json: bool, text: str) -> None:
+def emit(result: Mapping[str, object], *, as_json: bool, text: str) -> None:
     """Prints a command's result: one JSON object, or `text` for people."""
     print(json.dumps(result, ensure_ascii=False) if as_json else text)
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Sends what libraries print to stderr, so that stdout carries the result alone."""
+    with redirect_stdout(sys.stderr):
+        yield
 
 
 def say(text: str) -> None:
@@ -48,8 +63,8 @@ def track(items: Iterable[Item], *, label: str, total: int | None = None) -> Ite
 
 
 @contextmanager
-def progress(label: str, *, total: int | None) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr; call the yielded function once per unit of work."""
+def progress(label: str, *, total: int | None) -> Iterator[Advance]:
+    """A progress bar on stderr; call what it yields once per unit of work."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -67,7 +82,7 @@ def progress(label: str, *, total: int | None) -> Iterator[Callable[[], None]]:
         yield advance
 
 
-def write_json(path: Path, value: Mapping[str, JsonValue]) -> None:
+def write_json(path: Path, value: Mapping[str, object]) -> None:
     """Writes a JSON file whole or not at all: to a temporary name, synced, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")

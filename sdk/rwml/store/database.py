@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from filelock import FileLock
 from filelock import Timeout as LockTimeout
 from pydantic import ValidationError
+from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
@@ -67,11 +68,8 @@ def open_store(url: str, *, create: bool = True) -> Store:
             written by a newer rwml (it is left as it is), or the file is not a store.
         MissingExtraError: the database driver is not installed.
     """
-    try:
-        parsed = sa.make_url(url)
-    except ArgumentError as error:
-        raise StoreError(f"{url!r} is no store URL: use sqlite:///FILE, say") from error
-    path = _sqlite_path(parsed)
+    parsed = _parse_url(url)
+    path = Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
     if path is not None and not path.exists():
         if not create:
             raise StoreError(
@@ -91,7 +89,7 @@ def open_store(url: str, *, create: bool = True) -> Store:
         raise MissingExtraError("postgres", error.name or "psycopg") from error
     lock = FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S, mode=0o600) if path else None
     if path is not None:
-        sa.event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "connect", _configure_sqlite)
     store = Store(engine=engine, lock=lock)
     try:
         store.check_version(create=create)
@@ -119,20 +117,18 @@ class Store:
         Raises:
             StoreError: the store is newer than this rwml, or is no rwml store.
         """
+        # In turn with others: a half-made store must not look like somebody else's.
+        turn = self._lock if create and self._lock else contextlib.nullcontext()
         try:
-            tables = set(sa.inspect(self._engine).get_table_names())
-            if schema_info.name not in tables:
-                if tables & {trajectories.name, steps.name}:
-                    raise StoreError(f"{self.url} has tables of another program: use another URL")
-                if not create:
-                    raise StoreError(f"{self.url} is no rwml store: check the URL")
-                with self._writing() as connection:
-                    metadata.create_all(connection)
-                    _upsert(connection, schema_info, [{"id": 1, "version": STORE_VERSION}])
-                return
-            with self._engine.connect() as connection:
-                version = connection.scalar(sa.select(schema_info.c.version))
-        except SQLAlchemyError as error:
+            with turn:
+                tables = set(sa.inspect(self._engine).get_table_names())
+                if schema_info.name not in tables:
+                    self._make_tables(tables, create=create)
+                with self._engine.connect() as connection:
+                    version = connection.scalar(sa.select(schema_info.c.version))
+        except StoreError:
+            raise
+        except (SQLAlchemyError, OSError) as error:
             raise StoreError(f"cannot open {self.url}: {_first_line(error)}") from error
         if version is None or version > STORE_VERSION:
             raise StoreError(
@@ -144,9 +140,16 @@ class Store:
         self,
         *,
         headers: Sequence[Trajectory] = (),
+        lengths: Mapping[str, int] | None = None,
         steps_by_trajectory: Sequence[tuple[str, Step]] = (),
     ) -> None:
         """Upserts trajectories (without their steps) and steps, all or nothing.
+
+        Args:
+            headers: trajectories; their steps are not looked at.
+            lengths: trajectories that are recorded anew, with how many steps they have now:
+                what an earlier recording had beyond that is removed.
+            steps_by_trajectory: pairs of trajectory id and step.
 
         Raises:
             StoreError: the database refused; nothing of this batch was written.
@@ -156,16 +159,20 @@ class Store:
         try:
             with self._writing() as connection:
                 _upsert(connection, trajectories, header_rows)
+                for owner, length in (lengths or {}).items():
+                    beyond = (steps.c.trajectory_id == owner) & (steps.c.step_index >= length)
+                    connection.execute(sa.delete(steps).where(beyond))
                 _upsert(connection, steps, step_rows)
         except LockTimeout as error:
             raise StoreError(f"{self.url} is locked by another process") from error
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, OSError) as error:
             raise StoreError(f"cannot write to {self.url}: {_first_line(error)}") from error
 
     def add(self, trajectory: Trajectory) -> None:
-        """Writes one whole trajectory, as `write` does."""
+        """Writes one whole trajectory; it replaces an earlier recording of the same id."""
         self.write(
             headers=[trajectory],
+            lengths={trajectory.id: len(trajectory.steps)},
             steps_by_trajectory=[(trajectory.id, step) for step in trajectory.steps],
         )
 
@@ -208,7 +215,8 @@ class Store:
         wanted = _conditions(filters)
         known = sa.select(trajectories.c.id).where(*wanted)
         mine = steps.c.trajectory_id.in_(known)
-        done = steps.c.status.in_(("ok", "error"))
+        known_next = steps.c.kind.is_not(None)
+        done = steps.c.status.in_(("ok", "error")) & known_next
         with self._reading() as connection:
 
             def count(table: sa.Table, *where: Any) -> int:
@@ -221,20 +229,37 @@ class Store:
                 trajectories=count(trajectories, *wanted),
                 transitions=count(steps, mine, done),
                 pending=count(steps, mine, steps.c.status == "pending"),
-                errors=count(steps, mine, steps.c.status == "error"),
+                errors=count(steps, mine, steps.c.status == "error", known_next),
                 interrupted=count(steps, mine, steps.c.status == "interrupted"),
-                orphans=int(connection.scalar(stray) or 0) + count(steps, lost),
+                orphans=int(connection.scalar(stray) or 0) + (0 if wanted else count(steps, lost)),
             )
 
     def close(self) -> None:
-        """Closes the connections."""
-        self._engine.dispose()
+        """Closes the connections; the last one writes the log back, so it takes its turn."""
+        with contextlib.ExitStack() as stack:
+            if self._lock:
+                with contextlib.suppress(OSError):  # nobody can write here: closing is harmless
+                    stack.enter_context(self._lock)
+            self._engine.dispose()
 
     def __enter__(self) -> Store:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _make_tables(self, found: set[str], *, create: bool) -> None:
+        # A file is one program's; a server's database may be shared.
+        if found if self._lock else found & {trajectories.name, steps.name}:
+            raise StoreError(f"{self.url} has tables of another program: use another URL")
+        if not create:
+            raise StoreError(f"{self.url} is no rwml store: check the URL")
+        if self._lock:  # kept in the file by SQLite, so it is never set on somebody else's
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        with self._writing() as connection:
+            metadata.create_all(connection)
+            _upsert(connection, schema_info, [{"id": 1, "version": STORE_VERSION}])
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -300,7 +325,7 @@ def _step_row(trajectory_id: str, step: Step) -> dict[str, Any]:
         "trajectory_id": trajectory_id,
         "step_index": step.index,
         "attempt": step.attempt,
-        "kind": step.kind,
+        "kind": step.kind if step.observation else None,
         "status": step.status,
         "orphans": step.orphans(),
         "body": step.model_dump_json(exclude_defaults=True),
@@ -314,16 +339,26 @@ def _load(model: type[_Row], body: str, owner: str) -> _Row:
         raise StoreError(f"trajectory {owner} does not fit the schema: {error}") from error
 
 
-def _sqlite_path(url: sa.URL) -> Path | None:
-    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
-        return None
-    return Path(url.database)
+def _parse_url(url: str) -> sa.URL:
+    try:
+        parsed = sa.make_url(url)
+    except ArgumentError as error:
+        raise StoreError(f"{url!r} is no store URL: use sqlite:///FILE, say") from error
+    if parsed.drivername in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() == "postgresql":
+        return parsed
+    if parsed.get_backend_name() != "sqlite":
+        raise StoreError(f"{parsed.drivername!r} is no database that rwml knows")
+    file = parsed.database or ":memory:"
+    if ":memory:" in file or file.startswith("file:"):
+        raise StoreError("a SQLite store is a file on disk: use sqlite:///FILE")
+    return parsed.set(database=str(Path(file).absolute()))  # a later chdir must not move it
 
 
 def _configure_sqlite(connection: Any, _: object) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA busy_timeout=30000")
-    cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
 

@@ -1,0 +1,58 @@
+"""`rwml eval world`: how well models predict the next state on held-out rows."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import typer
+
+from rwml.cli.output import JsonFlag, emit, progress, stdout_to_stderr, write_json
+from rwml.errors import UsageError
+from rwml.extras import require
+from rwml_trainer.commands.build import ModelOption, RecipeOption
+from rwml_trainer.recipes import load_recipe
+from rwml_trainer.world_predictors import evaluate
+
+Predictor = Literal["constant", "base", "warm_start", "trained"]
+
+
+def eval_world(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder, made by 'rwml build'.")],
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder, for warm_start and trained.")
+    ] = None,
+    predictors: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated: constant, base, warm_start, trained; default: all."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for report and predictions.")] = None,
+    recipe: RecipeOption = "demo",
+    model: ModelOption = None,
+    encoder: Annotated[str | None, typer.Option(help="Encoder of the reward.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Held-out rows at most.", min=1)] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Evaluate next-state prediction on held-out rows, beside a constant predictor.
+
+    Example: rwml eval world data --run runs/first --out eval
+    """
+    settings = load_recipe(
+        recipe, {"model": model, "reward.encoder": encoder, "evaluation.rows": rows}
+    )
+    default = get_args(Predictor) if run else ("constant", "base")
+    wanted = [name.strip() for name in predictors.split(",")] if predictors else list(default)
+    unknown = [name for name in wanted if name not in get_args(Predictor)]
+    if unknown:
+        raise UsageError(f"unknown predictor {unknown[0]!r}: use {', '.join(get_args(Predictor))}")
+    if run is None and {"warm_start", "trained"} & set(wanted):
+        raise UsageError("warm_start and trained need --run RUN")
+    require("train", "torch", "transformers", "sentence_transformers", "rouge_score")
+    with stdout_to_stderr():
+        report = evaluate(
+            dataset, wanted, recipe=settings, run=run, predictions=out, progress=progress
+        )
+    if out is not None:
+        write_json(out / "report.json", report)
+    emit(report, as_json=json, text=jsonlib.dumps(report, indent=2, ensure_ascii=False))

@@ -1,0 +1,38 @@
+"""`rwml merge`: a run's LoRA adapter and its base model as one standalone folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rwml.cli.output import JsonFlag, emit, say
+from rwml_trainer.runs import Stage
+
+StageOption = Annotated[
+    Stage, typer.Option("--stage", help="The weights after GRPO, or after the warm start.")
+]
+
+
+def merge(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to make.")],
+    stage: StageOption = "trained",
+    json: JsonFlag = False,
+) -> None:
+    """Merge a run's LoRA adapter into its base model: a folder that any engine loads.
+
+    Example: rwml merge runs/retail --out models/retail
+    """
+    from rwml_trainer import merging
+
+    say(f"merging {run} ({stage}) into {out}")
+    folder = merging.merge(run, out, stage=stage)
+    manifest = merging.read_merge(folder)
+    assert manifest is not None  # noqa: S101  # `merge` returns whole folders only
+    emit(
+        {"model": str(folder.resolve()), **manifest.model_dump(mode="json", exclude={"files"})},
+        as_json=json,
+        text=f"{folder}: {manifest.name} after {manifest.steps} steps on {manifest.base_model}",
+    )

@@ -1,0 +1,150 @@
+"""Builds GRPO examples from a store (RWML sec. 2.2, app. C.1).
+
+Select transitions, cut the context to H turns, mask tool results, render the prompt, split by
+task, write. Each transition either becomes a row or is counted under the reason why not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rwml.cli.output import write_json
+from rwml.errors import DatasetError
+from rwml.prompts import render_next_state, render_prompt
+from rwml.prompts.profiles import Prompt
+from rwml.schema import Transition
+from rwml.store import Store
+from rwml_trainer.dataset.files import (
+    MANIFEST,
+    Manifest,
+    Row,
+    RowWriter,
+    file_name,
+    file_sha256,
+)
+from rwml_trainer.dataset.splitting import Split, split_groups
+from rwml_trainer.models import template_sha256
+from rwml_trainer.recipes import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SPLITS: tuple[Split, ...] = ("train", "validation")
+REASONS = ("too_long", "prompt_too_long", "empty")
+
+
+def build_dataset(
+    store: Store,
+    out: Path,
+    *,
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    source: str | None = None,
+    watch: Callable[[Iterable[Transition]], Iterable[Transition]] = iter,
+) -> Manifest:
+    """Builds a dataset folder.
+
+    Args:
+        store: where the transitions are.
+        out: folder; an older dataset in it is replaced.
+        recipe: its ``data`` section decides everything.
+        tokenizer: measures prompts and targets, with its chat template.
+        source: only transitions of this source.
+        watch: wraps the transitions, to show progress.
+
+    Returns:
+        The manifest, which is on disk when this returns.
+
+    Raises:
+        DatasetError: the store holds no usable transition, or only one task.
+    """
+    groups = {group_key(t) for t in store.transitions(history=0, source=source)}
+    if not groups:
+        of = f" of source {source!r}" if source else ""
+        raise DatasetError(f"{store.url} holds no transition{of}: record something first")
+    sides = split_groups(groups, validation_share=recipe.data.validation_share)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MANIFEST).unlink(missing_ok=True)  # from here on the folder is not whole
+    make_row = RowMaker(recipe, tokenizer)
+    kinds: dict[Split, Counter[str]] = {split: Counter() for split in SPLITS}
+    tasks: dict[Split, set[str]] = {split: set() for split in SPLITS}
+    dropped: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
+    total = 0
+    with ExitStack() as stack:
+        writers = {s: stack.enter_context(RowWriter(out / file_name(s))) for s in SPLITS}
+        for transition in watch(store.transitions(history=recipe.data.history, source=source)):
+            total += 1
+            row = make_row(transition)
+            if isinstance(row, str):
+                dropped[row] += 1
+                continue
+            side = sides[group_key(transition)]
+            writers[side].add(row)
+            kinds[side][row["kind"]] += 1
+            tasks[side].add(group_key(transition))
+    manifest = Manifest(
+        recipe=recipe.data,
+        source=source,
+        model=recipe.model,
+        template_sha256=template_sha256(tokenizer),
+        store={"url": store.url, **asdict(store.counts(source=source))},
+        transitions=total,
+        rows={split: kinds[split].total() for split in SPLITS},
+        tasks={split: len(tasks[split]) for split in SPLITS},
+        kinds={split: dict(kinds[split]) for split in SPLITS},
+        dropped=dict(dropped),
+        sha256={file_name(split): file_sha256(out / file_name(split)) for split in SPLITS},
+    )
+    for split in SPLITS:
+        if not manifest.rows[split]:
+            raise DatasetError(
+                f"no {split} row is left of {total} transitions (dropped: {dict(dropped)}): "
+                f"raise data.max_target_tokens or data.max_prompt_tokens, or record more tasks"
+            )
+    write_json(out / MANIFEST, manifest.model_dump(mode="json"))
+    return manifest
+
+
+def group_key(transition: Transition) -> str:
+    """What stays together on one side of the split: the task, else the trajectory."""
+    return f"{transition.source}/{transition.task_id or transition.trajectory_id}"
+
+
+class RowMaker:
+    """Turns a transition into a row, or into the reason why it is left out."""
+
+    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._data = recipe.data
+        self._tokenizer = tokenizer
+
+    def __call__(self, transition: Transition) -> Row | str:
+        """The row, or one of `REASONS`."""
+        target = render_next_state(transition, mask=self._data.mask_tools)
+        if not target:
+            return "empty"
+        if len(self._tokenizer.encode(target)) > self._data.max_target_tokens:
+            return "too_long"
+        prompt = render_prompt(transition, profile=self._data.profile, fits=self._fits)
+        if prompt is None:
+            return "prompt_too_long"
+        return Row(
+            prompt=prompt,
+            next_state=target,
+            kind=transition.kind,
+            id=transition.id,
+            source=transition.source,
+            task_id=transition.task_id,
+            tool=transition.tool,
+        )
+
+    def _fits(self, prompt: Prompt) -> bool:
+        text = self._tokenizer.apply_chat_template(
+            prompt, tokenize=False, add_generation_prompt=True
+        )
+        tokens = self._tokenizer.encode(str(text), add_special_tokens=False)
+        return len(tokens) <= self._data.max_prompt_tokens

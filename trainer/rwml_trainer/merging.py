@@ -1,0 +1,195 @@
+"""Merging a run's LoRA adapter into its base model: one standalone folder that any engine loads.
+
+The folder is written under a temporary name beside its place, synced and renamed, and its manifest
+`merged.json` lists every file with its size: nothing half-written or truncated is taken for whole.
+The sum of base weight and LoRA delta is rounded once, to the bfloat16 of the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rwml.cli.output import write_json
+from rwml.errors import ModelError
+from rwml.extras import require
+from rwml_trainer.models import load_model, load_tokenizer, template_sha256
+from rwml_trainer.runs import Run, Stage, lora_folder, read_run
+
+MANIFEST = "merged.json"
+LORA_WEIGHTS = "adapter_model.safetensors"
+LORA_CONFIG = "adapter_config.json"
+
+
+class Merge(BaseModel):
+    """What `merged.json` holds.
+
+    Attributes:
+        name: name of the run.
+        stage: which LoRA adapter of the run was merged.
+        steps: GRPO steps behind the weights; 0 for the warm start.
+        base_model: folder or hub name of the base model.
+        lora_sha256: hash of the LoRA weights (`adapter_model.safetensors`).
+        lora_config_sha256: hash of the LoRA configuration: its scale changes the merged weights.
+        files: size in bytes of every file of the folder.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    stage: Stage
+    steps: int
+    base_model: str
+    lora_sha256: str
+    lora_config_sha256: str
+    files: dict[str, int]
+
+    def same_weights(self, other: Merge) -> bool:
+        """Whether both come from the same LoRA adapter on the same base model."""
+        return self._source() == other._source()
+
+    def _source(self) -> tuple[str, str, str]:
+        return self.base_model, self.lora_sha256, self.lora_config_sha256
+
+
+def merge(run_folder: Path, out: Path, *, stage: Stage = "trained", replace: bool = False) -> Path:
+    """Writes base model and LoRA adapter as one standalone folder.
+
+    An existing whole merge of the same LoRA adapter is reused. A torn one is written again.
+
+    Args:
+        run_folder: a finished run.
+        out: the folder to make.
+        stage: which LoRA adapter of the run.
+        replace: True to replace a merge of another LoRA adapter instead of refusing it.
+
+    Returns:
+        `out`: bfloat16 safetensors, tokenizer, chat template, generation config, `merged.json`.
+
+    Raises:
+        ModelError: the run is not whole, its parts do not fit, or `out` holds something else.
+        MissingExtraError: torch, transformers or peft is not installed.
+    """
+    require("serve", "torch", "transformers", "peft")
+    lora = lora_folder(run_folder, stage)
+    wanted = _wanted(read_run(run_folder), lora, stage)
+    if _is_done(out, wanted, replace=replace):
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
+    try:
+        _write_model(temporary, lora, wanted.base_model, read_run(run_folder).template_sha256)
+        files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
+        write_json(
+            temporary / MANIFEST, wanted.model_copy(update={"files": files}).model_dump(mode="json")
+        )
+        _sync(temporary)
+        _move(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+def read_merge(folder: Path) -> Merge | None:
+    """The manifest of a whole merge; None where there is none or a file is missing or cut."""
+    manifest = _read_manifest(folder)
+    if manifest is None:
+        return None
+    for name, size in manifest.files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            return None
+    return manifest
+
+
+def _wanted(run: Run, lora: Path, stage: Stage) -> Merge:
+    for name in (LORA_WEIGHTS, LORA_CONFIG):
+        if not (lora / name).is_file():
+            raise ModelError(f"{lora} holds no LoRA adapter ({name})")
+    return Merge(
+        name=run.name,
+        stage=stage,
+        steps=run.steps if stage == "trained" else 0,
+        base_model=run.base_model,
+        lora_sha256=_sha256(lora / LORA_WEIGHTS),
+        lora_config_sha256=_sha256(lora / LORA_CONFIG),
+        files={},
+    )
+
+
+def _is_done(out: Path, wanted: Merge, *, replace: bool) -> bool:
+    """Whether `out` already is what is wanted; raises where it must not be touched."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    manifest = _read_manifest(out)
+    if manifest is None:
+        raise ModelError(f"{out} exists and is no whole merge: choose another folder or remove it")
+    if manifest.same_weights(wanted):
+        return read_merge(out) is not None
+    if not replace:
+        raise ModelError(
+            f"{out} holds the merge of another LoRA adapter (run {manifest.name!r}, stage "
+            f"{manifest.stage}, {manifest.steps} steps): choose another folder or remove it"
+        )
+    return False
+
+
+def _write_model(folder: Path, lora: Path, base_model: str, template: str) -> None:
+    tokenizer = load_tokenizer(base_model)
+    if template_sha256(tokenizer) != template:
+        raise ModelError(
+            f"the chat template of {base_model} is not the one that the run was trained with: "
+            f"restore it, or train again"
+        )
+    import torch
+
+    try:
+        model = load_model(base_model, lora=lora).merge_and_unload()
+    except RuntimeError as error:  # what torch raises for shapes that do not fit
+        raise ModelError(f"{lora} does not fit {base_model}: {error}") from error
+    if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
+        raise ModelError(f"{lora} gives weights that are not finite: that training diverged")
+    folder.mkdir()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _move(temporary: Path, out: Path) -> None:
+    """Puts the finished folder in place; a former one is moved away first, then removed."""
+    former = out.with_name(f".{out.name}.former.{uuid.uuid4().hex}")
+    if out.exists():
+        out.rename(former)
+    temporary.rename(out)
+    _sync_path(out.parent)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        _sync_path(path)
+    _sync_path(folder)
+
+
+def _sync_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_manifest(folder: Path) -> Merge | None:
+    with suppress(OSError, ValidationError, ValueError):
+        return Merge.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,42 @@
+"""Writes ``metrics.jsonl`` and moves the progress bar, from inside a transformers Trainer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+from transformers import TrainerCallback
+
+from rwml.cli.output import Advance, progress
+
+
+class MetricsCallback(TrainerCallback):
+    """One JSON line per log of the trainer, flushed at once."""
+
+    def __init__(self, path: Path, *, stage: str, advance: Advance) -> None:
+        self._path = path
+        self._stage = stage
+        self._advance = advance
+        self.lines: list[dict[str, JsonValue]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Called by the trainer with the metrics of a step."""
+        if not logs or "train_runtime" in logs:
+            return
+        line = {"stage": self._stage, "step": int(state.global_step), **dict(logs)}
+        self.lines.append(line)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        shown = "reward" if "reward" in logs else "loss"
+        self._advance(f"{shown} {float(logs.get(shown, 0)):.3f}")
+
+
+@contextmanager
+def watched(path: Path, *, stage: str, label: str, steps: int) -> Iterator[MetricsCallback]:
+    """A callback for a training of `steps` steps, with a progress bar on stderr."""
+    with progress(label, total=steps) as advance:
+        yield MetricsCallback(path, stage=stage, advance=advance)

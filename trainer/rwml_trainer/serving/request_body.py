@@ -1,0 +1,94 @@
+"""What a chat completion request may say: the OpenAI fields that are about the completion.
+
+LiteLLM takes hundreds of further fields from a body (where to send it, with which key, callbacks,
+mocked answers, fallbacks, guardrails), so the fields are an allow-list. What was checked is what
+goes on: the body is written anew, so that two JSON parsers cannot disagree about it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from pydantic import JsonValue
+
+# openai.types.chat.completion_create_params, without what stores, bills, searches or speaks.
+FIELDS = frozenset(
+    {
+        "model",
+        "messages",
+        "frequency_penalty",
+        "function_call",
+        "functions",
+        "logit_bias",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "n",
+        "parallel_tool_calls",
+        "presence_penalty",
+        "reasoning_effort",
+        "response_format",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+        "temperature",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "top_p",
+        "user",
+    }
+)
+
+
+class BadRequestError(ValueError):
+    """A body that is refused, for the reason in the message; `field` is where, if known."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def clean(body: bytes) -> bytes:
+    """Checks the body of a chat completion request and writes it anew.
+
+    Raises:
+        BadRequestError: it is no JSON object, or says something that is not passed on.
+    """
+    try:
+        request: JsonValue = json.loads(body, parse_constant=_refuse_constant)
+        text = json.dumps(request)
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError("the body is not valid JSON") from error
+    if not isinstance(request, dict):
+        raise BadRequestError("the body is not a JSON object")
+    _check(request)
+    return text.encode()
+
+
+def _check(request: Mapping[str, JsonValue]) -> None:
+    for field in sorted(request.keys() - FIELDS):
+        raise BadRequestError(f"the field {field[:80]!r} is not accepted here", field[:80])
+    if not isinstance(request.get("model"), str):
+        raise BadRequestError("the field 'model' must name a model", "model")
+    messages = request.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise BadRequestError("the field 'messages' must be a list of messages", "messages")
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, list) and not all(_has_type(part, "text") for part in content):
+            # an image or a file may be an address that the server would fetch
+            raise BadRequestError("message content may only be text", "messages")
+    tools = request.get("tools") or []
+    if not isinstance(tools, list) or not all(_has_type(tool, "function") for tool in tools):
+        raise BadRequestError("tools may only be of type 'function'", "tools")
+
+
+def _has_type(value: JsonValue, wanted: str) -> bool:
+    return isinstance(value, dict) and value.get("type") == wanted
+
+
+def _refuse_constant(name: str) -> JsonValue:
+    raise ValueError(f"{name} is not JSON")

