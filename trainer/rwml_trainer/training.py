@@ -142,11 +142,12 @@ def save_whole(model: Any, folder: Path) -> None:
 def _fresh_lora(model: Any, recipe: Recipe) -> Any:
     from peft import LoraConfig, get_peft_model
 
+    targets = recipe.lora.targets
     config = LoraConfig(
         r=recipe.lora.rank,
         lora_alpha=recipe.lora.alpha,
         lora_dropout=0.0,
-        target_modules="all-linear",
+        target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)

@@ -108,7 +108,10 @@ def _complete(
     lora = None
     if run is not None and name in ("warm_start", "trained"):
         lora = lora_folder(run, "warm_start" if name == "warm_start" else "trained")
-    model = load_model(base, lora=lora, dtype=recipe.dtype).eval()
+    model = load_model(base, lora=lora, dtype=recipe.dtype)
+    if lora is not None:
+        model = model.merge_and_unload()  # as it is served, rounding included
+    model.eval()
     with progress(f"predict: {name}", total=len(rows)) as advance:
 
         def on_rows(count: int) -> None:

@@ -51,15 +51,17 @@ class RewardRecipe(_Section):
 
 
 class LoraRecipe(_Section):
-    """LoRA on all linear layers (ours: the paper trains all weights).
+    """LoRA weights (ours: the paper trains all weights).
 
     Attributes:
         rank: of the update.
         alpha: scale; the update is multiplied by ``alpha / rank``.
+        targets: layers that are updated; ``all-linear`` for every linear one.
     """
 
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
 
 
 class WarmStartRecipe(_Section):
