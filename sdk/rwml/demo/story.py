@@ -48,6 +48,9 @@ class Demo:
         self._store = f"sqlite:///{self._out / 'rwml.db'}"
         self._data = self._out / "dataset"
         self._run = self._out / "rwml-demo"
+        self._recipe = ["--recipe", options.recipe]
+        recipe = Path(options.recipe)
+        self._recipe_text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
 
     def play(self) -> Result:
         """Runs what is not done yet, and returns the report (design: the demo's JSON)."""
@@ -110,7 +113,7 @@ class Demo:
 
     def _build(self) -> Result:
         arguments = ["build", "--store", self._store, "--out", str(self._data)]
-        arguments += ["--recipe", self._options.recipe]
+        arguments += self._recipe
 
         def work() -> Result:
             built = run_json(arguments)
@@ -123,12 +126,14 @@ class Demo:
                 "kinds": built["kinds"],
             }
 
-        return self._stages.run("build", "2/6 Build GRPO examples", work, told=arguments)
+        return self._stages.run(
+            "build", "2/6 Build GRPO examples", work, told=[*arguments, self._recipe_text]
+        )
 
     def _evaluate(self, name: str, title: str, more: list[str]) -> Result:
         number = "3/6" if name == "before" else "6/6"
         predictors = "constant,base" if name == "before" else "constant,warm_start,trained"
-        arguments = ["eval", "world", str(self._data), "--recipe", self._options.recipe]
+        arguments = ["eval", "world", str(self._data), *self._recipe]
         arguments += ["--predictors", predictors, "--out", str(self._out / "eval" / name), *more]
         return self._stages.run(
             f"eval-{name}",
@@ -139,7 +144,7 @@ class Demo:
 
     def _train(self) -> Result:
         arguments = ["train", str(self._data), "--out", str(self._run)]
-        arguments += ["--recipe", self._options.recipe, "--resume"]
+        arguments += [*self._recipe, "--resume"]
         if self._options.steps is not None:
             arguments += ["--steps", str(self._options.steps)]
 

@@ -1,0 +1,30 @@
+"""Runs every benchmark and writes ``build/bench.json``: name, value, unit, baseline, ratio."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.benchmarks.measure import Result
+from tests.benchmarks.recording import ingest_rows_vs_sqlite3
+from tests.benchmarks.rewarding import reward_vs_naive
+
+from rwml.cli.output import say, write_json
+
+BENCHMARKS = (ingest_rows_vs_sqlite3, reward_vs_naive)
+
+
+def main() -> None:
+    results: list[Result] = []
+    for benchmark in BENCHMARKS:
+        result = benchmark()
+        results.append(result)
+        say(
+            f"{result.name}: {result.value:.1f} {result.unit}, "
+            f"baseline {result.baseline:.1f}, ratio {result.ratio:.2f}"
+        )
+    write_json(Path("build/bench.json"), {"results": [asdict(result) for result in results]})
+
+
+if __name__ == "__main__":
+    main()

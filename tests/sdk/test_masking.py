@@ -1,0 +1,128 @@
+"""Masking: schemas of tool results, and the properties that training relies on."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rwml.masking import mask_to_schema
+
+CASES = [
+    (
+        '{"customer_id": "c1", "total": 51.08, "items": 3, "paid": true, "note": null}',
+        {
+            "type": "object",
+            "properties": {
+                "customer_id": {"type": "string"},
+                "total": {"type": "number"},
+                "items": {"type": "integer"},
+                "paid": {"type": "boolean"},
+                "note": {"type": "null"},
+            },
+        },
+    ),
+    (
+        '[{"a": 1}, {"a": "x", "b": 2}]',
+        {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "a": {"anyOf": [{"type": "integer"}, {"type": "string"}]},
+                    "b": {"type": "integer"},
+                },
+            },
+        },
+    ),
+    (
+        '{"8591113813": {"price": 1}, "6342039236": {"price": 2.5}}',
+        {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "properties": {"price": {"type": "number"}},
+            },
+        },
+    ),
+    (
+        '{"address1": "763 Broadway", "address2": ""}',
+        {
+            "type": "object",
+            "properties": {"address1": {"type": "string"}, "address2": {"type": "string"}},
+        },
+    ),
+    ("{}", {"type": "object", "properties": {}}),
+    ("[]", {"type": "array", "items": {}}),
+    ("51.08", {"type": "number"}),
+    ("true", {"type": "boolean"}),
+    ('"abc"', {"type": "string"}),
+]
+
+
+@pytest.mark.parametrize(("text", "schema"), CASES)
+def test_schema_of_json(text: str, schema: dict[str, Any]) -> None:
+    assert json.loads(mask_to_schema(text)) == schema
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Error: User not found",
+        "yusuf_rossi_9620",
+        '{"cut": "off',
+        "NaN",
+        '{"a": Infinity}',
+        "9" * 5000,
+        "[" * 100_000,
+    ],
+)
+def test_what_is_no_json_stays(text: str) -> None:
+    assert mask_to_schema(text) == text
+
+
+keys = st.text(max_size=8)
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def other_leaves(value: Any) -> Any:
+    """The same shape with other values of the same types."""
+    if isinstance(value, dict):
+        return {key: other_leaves(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [other_leaves(item) for item in value]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return 0.25 if value != 0.25 else 0.5
+    return None if value is None else value + "x"
+
+
+@given(values)
+def test_output_is_json_and_deterministic(value: Any) -> None:
+    text = json.dumps(value)
+    masked = mask_to_schema(text)
+    json.loads(masked)
+    assert masked == mask_to_schema(text)
+
+
+@given(values)
+def test_output_does_not_depend_on_leaf_values(value: Any) -> None:
+    assert mask_to_schema(json.dumps(value)) == mask_to_schema(json.dumps(other_leaves(value)))
+
+
+@given(st.lists(values, min_size=1, max_size=4))
+def test_array_schema_does_not_depend_on_repetition(items: list[Any]) -> None:
+    assert mask_to_schema(json.dumps(items)) == mask_to_schema(json.dumps(items + items))

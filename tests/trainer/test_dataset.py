@@ -1,0 +1,128 @@
+"""Building datasets: nothing is lost unseen, tasks never leak, and a torn folder is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rwml import open_store
+from rwml.errors import DatasetError, ModelError
+from rwml.testing import make_trajectory
+from rwml_trainer.dataset import build_dataset, read_dataset, split_groups
+from rwml_trainer.models import load_tokenizer
+from rwml_trainer.recipes import Recipe
+from rwml_trainer.testing import make_tiny_model
+
+
+def test_rows_and_counts(shop_dataset: Path) -> None:
+    data = read_dataset(shop_dataset)
+    manifest = data.manifest
+    rows = data.train + data.validation
+    assert manifest.transitions == 12 * 4 == len(rows) + sum(manifest.dropped.values())
+    assert manifest.rows == {"train": len(data.train), "validation": len(data.validation)}
+    assert {row["kind"] for row in rows} == {"tool", "user"}
+    assert len({row["id"] for row in rows}) == len(rows)
+    found = next(row for row in rows if row["id"] == "shop-3/0/0")
+    assert found["tool"] == "get_order"
+    assert json.loads(found["next_state"])["properties"]["total"] == {"type": "number"}
+    assert [message["role"] for message in found["prompt"]] == ["system", "user"]
+
+
+def test_no_task_is_on_both_sides(shop_dataset: Path) -> None:
+    data = read_dataset(shop_dataset)
+    train, validation = ({row["task_id"] for row in rows} for rows in (data.train, data.validation))
+    assert train
+    assert validation
+    assert not train & validation
+
+
+def test_building_twice_gives_the_same_bytes(
+    shop_store: str, shop_dataset: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    with open_store(shop_store) as store:
+        build_dataset(
+            store, tmp_path, recipe=tiny_recipe, tokenizer=load_tokenizer(tiny_recipe.model)
+        )
+    for name in ("train.parquet", "validation.parquet", "manifest.json"):
+        assert (tmp_path / name).read_bytes() == (shop_dataset / name).read_bytes()
+
+
+def test_limits_are_kept_and_counted(shop_store: str, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(tiny_recipe.model)
+    limits = {"max_prompt_tokens": 560, "max_target_tokens": 40}
+    recipe = tiny_recipe.model_copy(update={"data": tiny_recipe.data.model_copy(update=limits)})
+    with open_store(shop_store) as store:
+        manifest = build_dataset(store, tmp_path, recipe=recipe, tokenizer=tokenizer)
+    data = read_dataset(tmp_path)
+    assert manifest.dropped["too_long"] == 24  # two tool results of each task
+    for row in data.train + data.validation:
+        assert len(tokenizer.encode(row["next_state"])) <= 40
+        text = tokenizer.apply_chat_template(
+            row["prompt"], tokenize=False, add_generation_prompt=True
+        )
+        assert len(tokenizer.encode(str(text), add_special_tokens=False)) <= 560
+
+
+def test_a_limit_that_leaves_nothing_is_an_error_and_no_dataset(
+    shop_store: str, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    data = tiny_recipe.data.model_copy(update={"max_target_tokens": 1})
+    recipe = tiny_recipe.model_copy(update={"data": data})
+    with open_store(shop_store) as store, pytest.raises(DatasetError, match="no train row is left"):
+        build_dataset(store, tmp_path, recipe=recipe, tokenizer=load_tokenizer(recipe.model))
+    with pytest.raises(DatasetError, match="no whole dataset"):
+        read_dataset(tmp_path)
+
+
+def test_an_empty_store_or_another_source_is_an_error(
+    shop_store: str, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(tiny_recipe.model)
+    with open_store(f"sqlite:///{tmp_path / 'empty.db'}") as store:
+        with pytest.raises(DatasetError, match="holds no transition"):
+            build_dataset(store, tmp_path / "a", recipe=tiny_recipe, tokenizer=tokenizer)
+        store.add(make_trajectory(1))
+        with pytest.raises(DatasetError, match="only 1 task"):
+            build_dataset(store, tmp_path / "a", recipe=tiny_recipe, tokenizer=tokenizer)
+    with open_store(shop_store) as store, pytest.raises(DatasetError, match="of source 'tau2'"):
+        build_dataset(store, tmp_path / "a", recipe=tiny_recipe, tokenizer=tokenizer, source="tau2")
+
+
+def test_a_changed_file_is_refused(shop_store: str, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    with open_store(shop_store) as store:
+        build_dataset(
+            store, tmp_path, recipe=tiny_recipe, tokenizer=load_tokenizer(tiny_recipe.model)
+        )
+    path = tmp_path / "train.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DatasetError, match=r"train\.parquet is missing or changed"):
+        read_dataset(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"version": 1}')
+    with pytest.raises(DatasetError, match="is not a dataset manifest"):
+        read_dataset(tmp_path)
+
+
+def test_a_model_without_chat_template_is_refused(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path, chat_template=False)
+    with pytest.raises(ModelError, match="no chat template"):
+        load_tokenizer(str(tmp_path))
+
+
+groups = st.sets(st.text(max_size=8), min_size=2, max_size=60)
+
+
+@given(groups, st.floats(0.01, 0.99))
+def test_both_sides_have_a_task(names: set[str], share: float) -> None:
+    sides = split_groups(names, validation_share=share)
+    assert set(sides) == names
+    assert set(sides.values()) == {"train", "validation"}
+
+
+@given(st.sets(st.integers(), min_size=100, max_size=200), st.integers())
+def test_new_tasks_move_no_old_one(numbers: set[int], new: int) -> None:
+    names = {f"task {number}" for number in numbers}
+    before = split_groups(names, validation_share=0.25)
+    after = split_groups(names | {f"task {new}"}, validation_share=0.25)
+    assert all(after[name] == side for name, side in before.items())

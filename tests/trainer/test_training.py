@@ -1,0 +1,118 @@
+"""One real run on the tiny model: TRL's GRPO, LoRA, metrics, and what a torn run is taken for."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rwml.errors import DatasetError, ModelError, UsageError
+from rwml_trainer.dataset import read_dataset
+from rwml_trainer.models import load_model, load_tokenizer
+from rwml_trainer.recipes import Recipe
+from rwml_trainer.runs import Run, lora_folder, read_run
+from rwml_trainer.testing import make_tiny_model
+from rwml_trainer.training import train
+from rwml_trainer.warm_start import LabelOnlyTrainer, LeftPadding, encode_row
+
+
+@pytest.fixture(scope="module")
+def run_folder(
+    shop_dataset: Path, tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "first"
+    train(shop_dataset, out, recipe=tiny_recipe)
+    return out
+
+
+def test_a_run_is_whole(run_folder: Path, tiny_recipe: Recipe) -> None:
+    run = read_run(run_folder)
+    assert (run.name, run.steps, len(run.rewards)) == ("first", 2, 2)
+    assert run.recipe == tiny_recipe.model_dump(mode="json")
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").open()]
+    assert [line["stage"] for line in lines] == ["warm_start"] * 2 + ["grpo"] * 2
+    assert all("format_rate" in line and "reward" in line for line in lines[2:])
+    assert not list(run_folder.glob(".*"))
+
+
+def test_both_stages_leave_lora_weights_that_differ(run_folder: Path) -> None:
+    for stage in ("warm_start", "trained"):
+        weights = load_file(lora_folder(run_folder, stage) / "adapter_model.safetensors")
+        assert weights
+        assert all(torch.isfinite(weight).all() for weight in weights.values())
+        changed = [name for name, w in weights.items() if "lora_B" in name and w.abs().sum() > 0]
+        assert changed, "LoRA weights that nothing was learned into"
+
+
+def test_resuming_a_finished_run_does_nothing(
+    run_folder: Path, shop_dataset: Path, tiny_recipe: Recipe
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")}
+    assert train(shop_dataset, run_folder, recipe=tiny_recipe, resume=True) == read_run(run_folder)
+    assert {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")} == before
+    with pytest.raises(UsageError, match="holds a finished run"):
+        train(shop_dataset, run_folder, recipe=tiny_recipe)
+
+
+def test_an_unfinished_run_goes_on_after_its_warm_start(
+    run_folder: Path, shop_dataset: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(run_folder, tmp_path / "cut")
+    (tmp_path / "cut" / "run.json").unlink()
+    with pytest.raises(ModelError, match="no finished run"):
+        lora_folder(tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "lora_adapter")
+    weights = tmp_path / "cut" / "warm_start" / "adapter_model.safetensors"
+    before = weights.read_bytes()
+    run = train(shop_dataset, tmp_path / "cut", recipe=tiny_recipe, resume=True)
+    assert isinstance(run, Run)
+    assert weights.read_bytes() == before
+    assert lora_folder(tmp_path / "cut").is_dir()
+
+
+def test_a_dataset_of_another_template_is_refused(
+    shop_dataset: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    other = make_tiny_model(tmp_path / "other")
+    template = other / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    recipe = tiny_recipe.model_copy(update={"model": str(other)})
+    with pytest.raises(DatasetError, match="another chat template"):
+        train(shop_dataset, tmp_path / "run", recipe=recipe)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pickle_model_is_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="no safetensors weights"):
+        load_model(str(folder))
+
+
+def test_label_only_loss_is_the_full_loss(shop_dataset: Path, tiny_recipe: Recipe) -> None:
+    model = load_model(tiny_recipe.model, dtype="float32")
+    tokenizer = load_tokenizer(tiny_recipe.model)
+    rows = read_dataset(shop_dataset).train[:3]
+    batch = LeftPadding(0)([encode_row(tokenizer, row) for row in rows])
+    ours = LabelOnlyTrainer.compute_loss(None, model, dict(batch))  # type: ignore[arg-type]
+    positions = batch["attention_mask"].cumsum(dim=1) - 1
+    full = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        position_ids=positions.clamp(min=0),
+        labels=batch["labels"],
+    ).loss
+    assert ours.item() == pytest.approx(full.item(), rel=1e-4)
+
+
+def test_labels_leave_the_prompt_out(shop_dataset: Path, tiny_recipe: Recipe) -> None:
+    tokenizer = load_tokenizer(tiny_recipe.model)
+    row = read_dataset(shop_dataset).train[0]
+    encoded = encode_row(tokenizer, row)
+    learned = [token for token in encoded["labels"] if token != -100]
+    expected = f"<think>\n</think>\n<next_state>{row['next_state']}</next_state>"
+    assert tokenizer.decode(learned[:-1]) == expected
+    assert learned[-1] == tokenizer.eos_token_id
