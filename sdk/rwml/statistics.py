@@ -5,6 +5,7 @@ One place for every evaluation. Pure Python, so that a recording-only install ca
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def clustered_bootstrap(
         means.append(sum(total for total, _ in drawn) / sum(count for _, count in drawn))
     means.sort()
     return Interval(
-        mean=sum(values) / len(values),
+        mean=math.fsum(values) / len(values),
         low=quantile(means, 0.025),
         high=quantile(means, 0.975),
         clusters=len(pairs),

@@ -60,23 +60,23 @@ def serve_and_ask(words: list[str]) -> None:
 
     port = words.index("--port")
     free = [*words[:port], "--port", "0", *words[port + 2 :], "--json"]
-    process = subprocess.Popen(free, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, "rwml serve ended before it was ready"
-        ready = json.loads(line)
-        answer = litellm.completion(
-            model=f"openai/{ready['models'][0]}",
-            api_base=ready["endpoint"],
-            api_key=Path(ready["key_file"]).read_text().strip(),
-            messages=[{"role": "user", "content": "hello"}],
-            max_tokens=4,
-        )
-        assert answer.choices[0].message.content is not None  # type: ignore[union-attr]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(60)
+    with subprocess.Popen(free, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, "rwml serve ended before it was ready"
+            ready = json.loads(line)
+            answer = litellm.completion(
+                model=f"openai/{ready['models'][0]}",
+                api_base=ready["endpoint"],
+                api_key=Path(ready["key_file"]).read_text().strip(),
+                messages=[{"role": "user", "content": "hello"}],
+                max_tokens=4,
+            )
+            assert answer.choices[0].message.content is not None  # type: ignore[union-attr]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(60)
     assert code == 0
 
 

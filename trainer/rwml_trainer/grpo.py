@@ -57,7 +57,7 @@ def run_grpo(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    return [float(line["reward"]) for line in watch.lines if "reward" in line]  # type: ignore[arg-type]
+    return [round(float(line["reward"]), 6) for line in watch.lines if "reward" in line]  # type: ignore[arg-type]
 
 
 def grpo_config(recipe: Recipe, scratch: Path) -> GRPOConfig:

@@ -7,6 +7,7 @@ are paired by row and their interval is clustered by task (statistics: `rwml.sta
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -176,4 +177,4 @@ def _most_common(counts: Counter[str]) -> str:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return math.fsum(values) / len(values)

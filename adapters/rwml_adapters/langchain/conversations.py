@@ -143,7 +143,7 @@ class Conversations:
             )
             if branch is None:
                 branch = _Branch(header=self._header(call), step=step, ancestors=call.ancestors)
-                self._recorder.record(branch.header)
+                self._recorder.record_header(branch.header)
             else:
                 self._continue(conversation, branch, step, rest, call)
             self._recorder.record_step(branch.header.id, step)
@@ -178,7 +178,9 @@ class Conversations:
             if completed:
                 for branch in conversation.values():
                     outcome = Outcome(status="completed")
-                    self._recorder.record(branch.header.model_copy(update={"outcome": outcome}))
+                    self._recorder.record_header(
+                        branch.header.model_copy(update={"outcome": outcome})
+                    )
 
     def _conversation(self, key: str) -> _Conversation:
         conversation = self._conversations.setdefault(key, OrderedDict())
@@ -217,7 +219,7 @@ class Conversations:
         if more:
             tools = branch.header.tools + more
             branch.header = branch.header.model_copy(update={"tools": tools})
-            self._recorder.record(branch.header)
+            self._recorder.record_header(branch.header)
         branch.step, branch.ancestors = step, call.ancestors
         branch.results, branch.errors, branch.settled = {}, set(), ()
 

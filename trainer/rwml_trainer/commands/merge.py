@@ -27,6 +27,7 @@ def merge(
     """
     from rwml_trainer import merging
 
+    runs.read_run(run)  # before we say that we merge it
     say(f"merging {run} ({stage}) into {out}")
     folder = merging.merge(run, out, stage=stage)
     manifest = merging.read_merge(folder)
