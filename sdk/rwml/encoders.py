@@ -115,7 +115,7 @@ def as_encoder(encoder: str | Encoder) -> CachedEncoder:
     if isinstance(encoder, Encoder):
         return CachedEncoder(encoder)
     raise RewardError(
-        f"an encoder is a sentence-transformers name or an object with encode(), "
+        f"an encoder is a sentence-transformers name or an object with name and encode(), "
         f"not {type(encoder).__name__}"
     )
 

@@ -40,7 +40,9 @@ def mask_to_schema(text: str) -> str:
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
         schema = _shape(value).schema()
-        return json.dumps(schema, separators=(",", ":"), ensure_ascii=False)
+        masked = json.dumps(schema, separators=(",", ":"), ensure_ascii=False)
+        masked.encode()  # a key may hold a lone surrogate, which nothing downstream can store
+        return masked
     except (ValueError, RecursionError):
         return text
 

@@ -9,7 +9,8 @@ from tests.benchmarks.measure import Result
 from tests.benchmarks.recording import ingest_rows_vs_sqlite3
 from tests.benchmarks.rewarding import reward_vs_naive
 
-from rwml.cli.output import say, write_json
+from rwml.cli.output import say
+from rwml.files import write_json
 
 BENCHMARKS = (ingest_rows_vs_sqlite3, reward_vs_naive)
 

@@ -48,7 +48,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("eval world data --predictors trained", "warm_start and trained need --run"),
         ("eval world data --predictors best", "unknown predictor 'best'"),
         ("merge run --out merged", "run is no finished run"),
-        ("serve run", "run"),
+        ("serve run", "run is neither"),
         ("record tau2 --store sqlite:///no.db --domain hotel", "hotel"),
     ],
 )

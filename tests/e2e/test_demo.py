@@ -62,7 +62,7 @@ def test_the_agent_on_the_served_model_was_recorded(demo: tuple[Path, dict[str, 
     from rwml import open_store
 
     out, report = demo
-    with open_store(f"sqlite:///{out / 'rwml.db'}", create=False) as store:
+    with open_store(f"sqlite:///{out / 'served.db'}", create=False) as store:
         served = [
             trajectory
             for trajectory in store.trajectories()

@@ -76,6 +76,7 @@ def test_schema_of_json(text: str, schema: dict[str, Any]) -> None:
         "NaN",
         '{"a": Infinity}',
         "9" * 5000,
+        '{"\\ud83d": 1}',
         "[" * 100_000,
     ],
 )

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rwml.prompts import format_label, parse_prediction, render_next_state, render_prompt
-from rwml.schema import Message, Trajectory, Transition
+from rwml.schema import Message, Tool, Trajectory, Transition
 from rwml.testing import make_trajectory
 
 
@@ -110,6 +110,10 @@ def test_compact_profile_drops_old_turns_until_it_fits() -> None:
 
 
 def test_compact_profile_names_an_unknown_tool() -> None:
-    transition = transitions()[0].model_copy(update={"tools": ()})
+    other = Tool(name="cancel_order")
+    transition = transitions()[0].model_copy(update={"tools": (other,)})
     prompt = render_prompt(transition, profile="compact") or []
     assert "Tool get_order: does not exist" in prompt[1]["content"]
+    unrecorded = transition.model_copy(update={"tools": ()})
+    prompt = render_prompt(unrecorded, profile="compact") or []
+    assert "does not exist" not in prompt[1]["content"]

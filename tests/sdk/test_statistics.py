@@ -1,6 +1,7 @@
 """Intervals and verdicts, against NumPy where it has the same thing."""
 
 import random
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rwml.errors import UsageError
-from rwml.statistics import Interval, clustered_bootstrap, quantile, verdict
+from rwml.statistics import Interval, clustered_bootstrap, expanded_tail, quantile, verdict
 
 
 @given(
@@ -25,19 +26,32 @@ def test_quantile_of_nothing_is_refused() -> None:
         quantile([], 0.5)
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    generator = random.Random(1)
+def coverage(tasks: int, trials: int) -> float:
+    """Share of 95% intervals that hold the truth, over samples with correlated rows."""
+    generator = random.Random(tasks)
     covered = 0
-    for trial in range(200):
+    for trial in range(trials):
         clusters, values = [], []
-        for task in range(40):
+        for task in range(tasks):
             shift = generator.gauss(0.3, 1.0)
             for _ in range(3):
                 clusters.append(task)
                 values.append(shift + generator.gauss(0, 0.2))
-        interval = clustered_bootstrap(values, clusters, samples=300, seed=trial)
+        interval = clustered_bootstrap(values, clusters, samples=1000, seed=trial)
         covered += interval.low <= 0.3 <= interval.high
-    assert 0.87 <= covered / 200 <= 0.99
+    return covered / trials
+
+
+@pytest.mark.parametrize("tasks", [8, 20, 40])
+def test_interval_covers_the_truth_about_as_often_as_it_says(tasks: int) -> None:
+    assert 0.92 <= coverage(tasks, trials=400) <= 0.985
+
+
+def test_tails_are_hesterbergs() -> None:
+    # 0.975 quantiles of Student's t, from its tables
+    for clusters, student in ((6, 2.5706), (11, 2.2281), (31, 2.0423), (1001, 1.9623)):
+        expected = NormalDist().cdf(-student * (clusters / (clusters - 1)) ** 0.5)
+        assert expanded_tail(clusters) == pytest.approx(expected, rel=0.01)
 
 
 def test_rows_of_one_task_do_not_narrow_the_interval() -> None:
@@ -62,6 +76,7 @@ def test_the_same_seed_gives_the_same_interval() -> None:
         (-0.1, 0.2, 10, "no difference shown"),
         (0.0, 0.2, 10, "no difference shown"),
         (0.3, 0.3, 1, "no difference shown"),
+        (0.3, 0.4, 7, "no difference shown"),
     ],
 )
 def test_words_follow_from_the_interval(low: float, high: float, clusters: int, word: str) -> None:

@@ -1,16 +1,20 @@
 """Building datasets: nothing is lost unseen, tasks never leak, and a torn folder is refused."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rwml import open_store
+from rwml import Transition, open_store
 from rwml.errors import DatasetError, ModelError
 from rwml.testing import make_trajectory
 from rwml_trainer.dataset import build_dataset, read_dataset, split_groups
+from rwml_trainer.dataset.build import group_key
+from rwml_trainer.dataset.splitting import hash_share
 from rwml_trainer.models import load_tokenizer
 from rwml_trainer.recipes import Recipe
 from rwml_trainer.testing import make_tiny_model
@@ -84,7 +88,7 @@ def test_an_empty_store_or_another_source_is_an_error(
         with pytest.raises(DatasetError, match="holds no transition"):
             build_dataset(store, tmp_path / "a", recipe=tiny_recipe, tokenizer=tokenizer)
         store.add(make_trajectory(1))
-        with pytest.raises(DatasetError, match="only 1 task"):
+        with pytest.raises(DatasetError, match="leave none to train on"):
             build_dataset(store, tmp_path / "a", recipe=tiny_recipe, tokenizer=tokenizer)
     with open_store(shop_store) as store, pytest.raises(DatasetError, match="of source 'tau2'"):
         build_dataset(store, tmp_path / "a", recipe=tiny_recipe, tokenizer=tokenizer, source="tau2")
@@ -110,19 +114,62 @@ def test_a_model_without_chat_template_is_refused(tmp_path: Path) -> None:
         load_tokenizer(str(tmp_path))
 
 
-groups = st.sets(st.text(max_size=8), min_size=2, max_size=60)
+def test_a_task_that_arrives_late_waits_for_the_next_build(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    with open_store(f"sqlite:///{tmp_path / 'rwml.db'}") as store:
+        for task in range(12):
+            store.add(make_trajectory(task))
+
+        def record_more(rows: Iterable[Transition]) -> Iterator[Transition]:
+            store.add(make_trajectory(99))
+            yield from rows
+
+        tokenizer = load_tokenizer(tiny_recipe.model)
+        manifest = build_dataset(
+            store, tmp_path / "a", recipe=tiny_recipe, tokenizer=tokenizer, watch=record_more
+        )
+    assert manifest.dropped["arrived_late"] == 4
+    data = read_dataset(tmp_path / "a")
+    assert "99" not in {row["task_id"] for row in data.train + data.validation}
 
 
-@given(groups, st.floats(0.01, 0.99))
-def test_both_sides_have_a_task(names: set[str], share: float) -> None:
-    sides = split_groups(names, validation_share=share)
-    assert set(sides) == names
-    assert set(sides.values()) == {"train", "validation"}
+def test_trajectories_of_one_thread_stay_together() -> None:
+    def key(**changes: Any) -> str:
+        trajectory = make_trajectory(1).model_copy(update={"task_id": None, **changes})
+        return group_key(next(trajectory.transitions()))
+
+    first, second = (
+        key(id="a", metadata={"thread_id": "7"}),
+        key(id="b", metadata={"thread_id": "7"}),
+    )
+    assert first == second
+    assert key(id="a") != key(id="b")
 
 
-@given(st.sets(st.integers(), min_size=100, max_size=200), st.integers())
-def test_new_tasks_move_no_old_one(numbers: set[int], new: int) -> None:
+@given(st.sets(st.integers(), max_size=60), st.floats(0.01, 0.99))
+def test_a_task_in_the_band_is_never_trained_on(numbers: set[int], share: float) -> None:
     names = {f"task {number}" for number in numbers}
-    before = split_groups(names, validation_share=0.25)
-    after = split_groups(names | {f"task {new}"}, validation_share=0.25)
-    assert all(after[name] == side for name, side in before.items())
+    in_band = {name for name in names if hash_share(name) < share}
+    try:
+        sides, how = split_groups(names, validation_share=share)
+    except DatasetError:
+        assert len(names) <= max(len(in_band), 1)
+        return
+    held_out = {name for name, side in sides.items() if side == "validation"}
+    assert set(sides) == names
+    assert held_out == in_band if in_band else len(held_out) == 1
+    assert how == ("hash band" if in_band else "nearest to the band")
+
+
+@given(st.sets(st.integers(), min_size=2, max_size=60), st.integers())
+def test_what_was_held_out_stays_held_out(numbers: set[int], new: int) -> None:
+    names = {f"task {number}" for number in numbers}
+    try:
+        before, how = split_groups(names, validation_share=0.25)
+        after, _ = split_groups(names | {f"task {new}"}, validation_share=0.25)
+    except DatasetError:
+        return
+    trained = {name for name, side in before.items() if side == "train"}
+    assert how != "hash band" or all(after[name] == side for name, side in before.items())
+    assert not {name for name in trained if after[name] == "validation" and how == "hash band"}

@@ -11,42 +11,15 @@ pytest.importorskip("peft")
 
 from rwml.cli.app import build_app
 from rwml.errors import ModelError
-from rwml_trainer import merging, runs
-from rwml_trainer.models import load_model, load_tokenizer, template_sha256
-
-
-def make_run(folder: Path, base: Path, *, seed: int = 1, template: str | None = None) -> Path:
-    """A finished run whose LoRA adapter is random and far from zero."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(seed)
-    for name in runs.FOLDERS.values():
-        config = LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-        model = get_peft_model(load_model(str(base)), config)
-        for parameter_name, weight in model.named_parameters():
-            if "lora_B" in parameter_name:
-                torch.nn.init.normal_(weight, std=0.2)
-        model.save_pretrained(str(folder / name))
-    runs.write_run(
-        folder,
-        runs.Run(
-            name="world",
-            base_model=str(base),
-            steps=3,
-            rewards=(0.1, 0.2, 0.3),
-            warm_start=True,
-            template_sha256=template or template_sha256(load_tokenizer(str(base))),
-            dataset="dataset",
-            seconds=1.0,
-        ),
-    )
-    return folder
+from rwml.files import file_sha256
+from rwml_trainer import merging
+from rwml_trainer.models import load_model, load_tokenizer
+from rwml_trainer.testing import make_tiny_run
 
 
 @pytest.fixture(scope="module")
 def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("merging") / "run", tiny_model)
+    return make_tiny_run(tmp_path_factory.mktemp("merging") / "run", tiny_model)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +58,7 @@ def test_merged_model_is_base_plus_lora(run, merged, tiny_model):
 def test_merged_folder_stands_alone(merged, tiny_model):
     import torch
 
-    model = load_model(str(merged), dtype="auto") if False else load_model(str(merged))
+    model = load_model(str(merged))
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
     assert json.loads((merged / "config.json").read_text())["dtype"] == "bfloat16"
     assert (merged / "generation_config.json").is_file()
@@ -101,7 +74,7 @@ def test_manifest_names_run_and_lora(run, merged, tiny_model):
     assert (manifest.name, manifest.stage, manifest.steps) == ("world", "trained", 3)
     assert manifest.base_model == str(tiny_model)
     weights = run / "lora_adapter" / "adapter_model.safetensors"
-    assert manifest.lora_sha256 == merging._sha256(weights)
+    assert manifest.lora_sha256 == file_sha256(weights)
     on_disk = {path.name for path in merged.iterdir()} - {"merged.json"}
     assert set(manifest.files) == on_disk
 
@@ -147,14 +120,14 @@ def test_failed_merge_leaves_nothing(run, tmp_path, monkeypatch):
     def fail(path):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(merging, "_sync", fail)
+    monkeypatch.setattr("rwml.files._sync", fail)
     with pytest.raises(OSError, match="no space"):
         merging.merge(run, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_another_chat_template_is_refused(tiny_model, tmp_path):
-    run = make_run(tmp_path / "run", tiny_model, template="0" * 64)
+    run = make_tiny_run(tmp_path / "run", tiny_model, template="0" * 64)
     with pytest.raises(ModelError, match="chat template"):
         merging.merge(run, tmp_path / "model")
 

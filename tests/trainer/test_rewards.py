@@ -1,6 +1,9 @@
 """Rewards: hand-computed cases, and what counts as unscorable."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 
 from rwml.errors import RewardError
 from rwml.testing import BagOfWordsEncoder
@@ -39,10 +42,30 @@ def test_rounding_is_decimal_with_ties_up(value: float, step: float, rounded: fl
         # one of four words on each side: F1 0.25 -> 0.2
         ("a b c order", "order x y z", 0.2),
         ("nothing at all", "order not found", 0.0),
+        # underscores part words: three of four
+        ("yusuf_rossi", "yusuf_rossi_9620", 0.8),
+        ("订单未找到", "订单未找到", 1.0),
+        ("заказ не найден", "заказ найден", 0.8),
+        ("✓", "✓", 1.0),
+        ("✓", "✗", 0.0),
     ],
 )
 def test_rouge_by_hand(prediction: str, target: str, expected: float) -> None:
     assert RougeReward()(completions=[tagged(prediction)], next_state=[target]) == [expected]
+
+
+WORDS = st.text("ab _1.é", max_size=20)
+
+
+@given(WORDS, WORDS)
+def test_ascii_words_are_those_of_the_package(prediction: str, target: str) -> None:
+    prediction, target = (text.encode("ascii", "ignore").decode() for text in (prediction, target))
+    expected = RougeScorer(["rougeL"]).score(target, prediction)["rougeL"].fmeasure
+    if prediction.strip() and target.strip() and prediction.strip() != target.strip():
+        (reward,) = RougeReward(round_to=0.01)(
+            completions=[tagged(prediction)], next_state=[target]
+        )
+        assert reward == round_ties_up(expected, 0.01)
 
 
 def test_embedding_reward_is_strictly_below_the_threshold() -> None:
@@ -99,8 +122,9 @@ def test_equal_texts_are_embedded_once() -> None:
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(RewardError, match="tau_d"):
         EmbeddingReward(encoder=BagOfWordsEncoder(), tau_d=0)
-    with pytest.raises(RewardError, match="round_to"):
-        RougeReward(round_to=2)
+    for step in (0, 2, 0.3, 0.4):
+        with pytest.raises(RewardError, match="round_to must divide 1"):
+            RougeReward(round_to=step)
     with pytest.raises(RewardError, match="one next_state and kind per completion"):
         RougeReward()(completions=["a", "b"], next_state=["a"])
 

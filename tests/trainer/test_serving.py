@@ -22,10 +22,10 @@ pytest.importorskip("prisma")
 import httpx
 
 from rwml.errors import ModelError, ServingError, UsageError
-from rwml_trainer import merging, runs
-from rwml_trainer.models import load_model, load_tokenizer, template_sha256
+from rwml_trainer import merging
+from rwml_trainer.models import load_model, load_tokenizer
 from rwml_trainer.serving.server import Served, serve
-from rwml_trainer.testing import make_tiny_model
+from rwml_trainer.testing import make_tiny_model, make_tiny_run
 
 NAME = "world@3"
 MESSAGES = [{"role": "user", "content": "the quick brown fox"}]
@@ -34,27 +34,7 @@ MESSAGES = [{"role": "user", "content": "the quick brown fox"}]
 @pytest.fixture(scope="module")
 def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with a random LoRA adapter."""
-    from peft import LoraConfig, get_peft_model
-
-    folder = tmp_path_factory.mktemp("serving") / "run"
-    config = LoraConfig(r=4, init_lora_weights=False, target_modules="all-linear")
-    get_peft_model(load_model(str(tiny_model)), config).save_pretrained(
-        str(folder / "lora_adapter")
-    )
-    runs.write_run(
-        folder,
-        runs.Run(
-            name=NAME,
-            base_model=str(tiny_model),
-            steps=3,
-            rewards=(0.1, 0.2, 0.3),
-            warm_start=False,
-            template_sha256=template_sha256(load_tokenizer(str(tiny_model))),
-            dataset="dataset",
-            seconds=1.0,
-        ),
-    )
-    return folder
+    return make_tiny_run(tmp_path_factory.mktemp("serving") / "run", tiny_model, name=NAME)
 
 
 @pytest.fixture(scope="module")

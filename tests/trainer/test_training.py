@@ -51,8 +51,28 @@ def test_resuming_a_finished_run_does_nothing(
     before = {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")}
     assert train(shop_dataset, run_folder, recipe=tiny_recipe, resume=True) == read_run(run_folder)
     assert {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")} == before
-    with pytest.raises(UsageError, match="holds a finished run"):
+    with pytest.raises(UsageError, match="holds a finished run: pass --resume"):
         train(shop_dataset, run_folder, recipe=tiny_recipe)
+
+
+def test_resuming_with_something_else_is_refused(
+    run_folder: Path, shop_dataset: Path, tiny_recipe: Recipe
+) -> None:
+    longer = tiny_recipe.model_copy(
+        update={"grpo": tiny_recipe.grpo.model_copy(update={"steps": 3})}
+    )
+    with pytest.raises(UsageError, match="was started with another recipe"):
+        train(shop_dataset, run_folder, recipe=longer, resume=True)
+
+
+def test_a_folder_of_something_else_is_left_alone(
+    shop_dataset: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "warm_start").mkdir()
+    for resume in (False, True):
+        with pytest.raises(UsageError, match="is not empty and holds no run"):
+            train(shop_dataset, tmp_path, recipe=tiny_recipe, resume=resume)
+    assert list(tmp_path.iterdir()) == [tmp_path / "warm_start"]
 
 
 def test_an_unfinished_run_goes_on_after_its_warm_start(
@@ -67,7 +87,12 @@ def test_an_unfinished_run_goes_on_after_its_warm_start(
     shutil.rmtree(tmp_path / "cut" / "lora_adapter")
     weights = tmp_path / "cut" / "warm_start" / "adapter_model.safetensors"
     before = weights.read_bytes()
+    with pytest.raises(UsageError, match="an unfinished run: pass --resume"):
+        train(shop_dataset, tmp_path / "cut", recipe=tiny_recipe)
     run = train(shop_dataset, tmp_path / "cut", recipe=tiny_recipe, resume=True)
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    steps = [(json.loads(line)["stage"], json.loads(line)["step"]) for line in lines]
+    assert steps == [("warm_start", 1), ("warm_start", 2), ("grpo", 1), ("grpo", 2)]
     assert isinstance(run, Run)
     assert weights.read_bytes() == before
     assert lora_folder(tmp_path / "cut").is_dir()

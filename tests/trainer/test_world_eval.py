@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 
 from rwml.cli.output import progress
-from rwml.errors import ModelError, RewardError
+from rwml.errors import DatasetError, ModelError, RewardError
 from rwml.testing import BagOfWordsEncoder
+from rwml_trainer.commands.eval_world import _default
 from rwml_trainer.dataset import Row, read_dataset
 from rwml_trainer.recipes import Recipe
 from rwml_trainer.rewards import NextStateReward
 from rwml_trainer.runs import Run, write_run
+from rwml_trainer.testing import make_tiny_run
 from rwml_trainer.world_eval import (
     ConstantPredictor,
     compare,
@@ -82,8 +84,12 @@ def test_the_difference_is_paired_and_named() -> None:
     bad = score("warm_start", HELD_OUT, ["nothing"] * 4, reward())
     result = compare(good, bad, seed=0)
     assert result["compared"] == ["trained", "warm_start"]
-    assert result["difference"] == 1.0
-    assert result["verdict"] == "improved"
+    assert (result["difference"], result["ci95"]) == (1.0, [1.0, 1.0])
+    assert result["verdict"] == "no difference shown", "four tasks show nothing"
+    many = [row(number, "a b") for number in range(10)]
+    good = score("trained", many, [tagged("a b")] * 10, reward())
+    bad = score("warm_start", many, ["nothing"] * 10, reward())
+    assert compare(good, bad, seed=0)["verdict"] == "improved"
     assert compare(bad, good, seed=0)["verdict"] == "worse"
     assert compare(good, good, seed=0)["verdict"] == "no difference shown"
 
@@ -133,6 +139,7 @@ def test_a_run_of_another_model_is_refused(
         template_sha256="",
         dataset="",
         seconds=0.0,
+        validation_share=0.25,
     )
     write_run(tmp_path, run)
     with pytest.raises(ModelError, match="was trained from /elsewhere"):
@@ -144,3 +151,41 @@ def test_a_run_of_another_model_is_refused(
             predictions=None,
             progress=progress,
         )
+
+
+def test_what_a_run_may_have_seen_is_not_held_out(
+    shop_dataset: Path, tiny_recipe: Recipe, tiny_model: Path, tmp_path: Path
+) -> None:
+    run = make_tiny_run(tmp_path / "run", tiny_model)
+    manifest = tmp_path / "run" / "run.json"
+    text = manifest.read_text()
+    assert '"validation_share": 0.25' in text
+    manifest.write_text(text.replace('"validation_share": 0.25', '"validation_share": 0.1'))
+    with pytest.raises(DatasetError, match="holds out more tasks"):
+        evaluate(
+            shop_dataset,
+            ["trained"],
+            recipe=tiny_recipe,
+            run=run,
+            predictions=None,
+            progress=progress,
+        )
+
+
+def test_a_missing_stage_is_told_before_anything_is_generated(
+    shop_dataset: Path, tiny_recipe: Recipe, tiny_model: Path, tmp_path: Path
+) -> None:
+    run = make_tiny_run(tmp_path / "run", tiny_model)
+    manifest = tmp_path / "run" / "run.json"
+    manifest.write_text(manifest.read_text().replace('"warm_start": true', '"warm_start": false'))
+    with pytest.raises(ModelError, match="trained without a warm start"):
+        evaluate(
+            shop_dataset,
+            ["base", "warm_start"],
+            recipe=tiny_recipe,
+            run=run,
+            predictions=tmp_path / "out",
+            progress=progress,
+        )
+    assert not (tmp_path / "out").exists()
+    assert _default(run) == ["constant", "base", "trained"]

@@ -6,6 +6,7 @@ group's standard deviation, as the paper has it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def run_grpo(
     recipe: Recipe,
     scratch: Path,
     metrics: Path,
-) -> list[float]:
+) -> list[float | None]:
     """Trains the model's LoRA adapter by GRPO.
 
     Args:
@@ -44,7 +45,7 @@ def run_grpo(
         metrics: file to which one line per step is added.
 
     Returns:
-        Mean reward of each optimiser step.
+        Mean reward of each optimiser step; None where no completion could be scored.
     """
     with watched(metrics, stage="grpo", label="grpo", steps=recipe.grpo.steps) as watch:
         trainer = GRPOTrainer(
@@ -57,7 +58,8 @@ def run_grpo(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    return [round(float(line["reward"]), 6) for line in watch.lines if "reward" in line]  # type: ignore[arg-type]
+    rewards = [float(str(line["reward"])) for line in watch.lines if "reward" in line]
+    return [None if math.isnan(reward) else round(reward, 6) for reward in rewards]
 
 
 def grpo_config(recipe: Recipe, scratch: Path) -> GRPOConfig:

@@ -7,18 +7,14 @@ The sum of base weight and LoRA delta is rounded once, to the bfloat16 of the we
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rwml.cli.output import write_json
 from rwml.errors import ModelError
 from rwml.extras import require
+from rwml.files import file_sha256, whole_folder, write_json
 from rwml_trainer.models import load_model, load_tokenizer, template_sha256
 from rwml_trainer.runs import Run, Stage, lora_folder, read_run
 
@@ -81,18 +77,12 @@ def merge(run_folder: Path, out: Path, *, stage: Stage = "trained", replace: boo
     wanted = _wanted(read_run(run_folder), lora, stage)
     if _is_done(out, wanted, replace=replace):
         return out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
-    try:
-        _write_model(temporary, lora, wanted.base_model, read_run(run_folder).template_sha256)
-        files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
+    with whole_folder(out) as folder:
+        _write_model(folder, lora, wanted.base_model, read_run(run_folder).template_sha256)
+        files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         write_json(
-            temporary / MANIFEST, wanted.model_copy(update={"files": files}).model_dump(mode="json")
+            folder / MANIFEST, wanted.model_copy(update={"files": files}).model_dump(mode="json")
         )
-        _sync(temporary)
-        _move(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return out
 
 
@@ -117,8 +107,8 @@ def _wanted(run: Run, lora: Path, stage: Stage) -> Merge:
         stage=stage,
         steps=run.steps if stage == "trained" else 0,
         base_model=run.base_model,
-        lora_sha256=_sha256(lora / LORA_WEIGHTS),
-        lora_config_sha256=_sha256(lora / LORA_CONFIG),
+        lora_sha256=file_sha256(lora / LORA_WEIGHTS),
+        lora_config_sha256=file_sha256(lora / LORA_CONFIG),
         files={},
     )
 
@@ -155,41 +145,11 @@ def _write_model(folder: Path, lora: Path, base_model: str, template: str) -> No
         raise ModelError(f"{lora} does not fit {base_model}: {error}") from error
     if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
         raise ModelError(f"{lora} gives weights that are not finite: that training diverged")
-    folder.mkdir()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _move(temporary: Path, out: Path) -> None:
-    """Puts the finished folder in place; a former one is moved away first, then removed."""
-    former = out.with_name(f".{out.name}.former.{uuid.uuid4().hex}")
-    if out.exists():
-        out.rename(former)
-    temporary.rename(out)
-    _sync_path(out.parent)
-    shutil.rmtree(former, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        _sync_path(path)
-    _sync_path(folder)
-
-
-def _sync_path(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_manifest(folder: Path) -> Merge | None:
     with suppress(OSError, ValidationError, ValueError):
         return Merge.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

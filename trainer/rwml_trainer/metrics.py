@@ -37,6 +37,16 @@ class MetricsCallback(TrainerCallback):
 
 @contextmanager
 def watched(path: Path, *, stage: str, label: str, steps: int) -> Iterator[MetricsCallback]:
-    """A callback for a training of `steps` steps, with a progress bar on stderr."""
+    """A callback for a training of `steps` steps, with a progress bar on stderr.
+
+    Lines that an interrupted try of the same stage left in the file are dropped.
+    """
+    if path.is_file():
+        kept = [
+            line
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if json.loads(line)["stage"] != stage
+        ]
+        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     with progress(label, total=steps) as advance:
         yield MetricsCallback(path, stage=stage, advance=advance)

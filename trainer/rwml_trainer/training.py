@@ -5,20 +5,23 @@ Everything that can be wrong with the input is checked before a model loads.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
 from rwml.errors import DatasetError, UsageError
 from rwml.extras import require
+from rwml.files import whole_folder, write_json
 from rwml_trainer.dataset import read_dataset
 from rwml_trainer.models import load_model, load_tokenizer, template_sha256
 from rwml_trainer.recipes import Recipe
-from rwml_trainer.rewards import NextStateReward
-from rwml_trainer.runs import FOLDERS, MANIFEST, METRICS, Run, read_run, write_run
-from rwml_trainer.small_models import resolve_encoder, resolve_model
+from rwml_trainer.rewards import NextStateReward, make_reward
+from rwml_trainer.runs import FOLDERS, MANIFEST, METRICS, STARTED, Run, read_run, write_run
+from rwml_trainer.small_models import resolve_model
+
+SCRATCH = ".scratch"
 
 
 def train(dataset: Path, out: Path, *, recipe: Recipe, resume: bool = False) -> Run:
@@ -29,24 +32,27 @@ def train(dataset: Path, out: Path, *, recipe: Recipe, resume: bool = False) -> 
         out: run folder.
         recipe: what to do.
         resume: go on with an unfinished run in `out` (a whole warm start is not repeated); a
-            finished one is returned as it is.
+            finished one is returned as it is. Recipe, dataset and model must be the same.
 
     Returns:
         The finished run.
 
     Raises:
-        UsageError: `out` holds a run and `resume` is off.
+        UsageError: `out` holds a run and `resume` is off, or a run of something else.
         DatasetError: the dataset is not whole, or was built for another chat template.
         ModelError: the model cannot be used.
     """
-    if (out / MANIFEST).is_file():
-        if resume:
-            return read_run(out)
-        raise UsageError(f"{out} holds a finished run: choose another --out, or pass --resume")
     require("train", "torch", "transformers", "trl", "peft", "datasets", "sentence_transformers")
-    started = time.monotonic()
     data = read_dataset(dataset)
     base = resolve_model(recipe.model)
+    told = {
+        "recipe": recipe.model_dump(mode="json"),
+        "base_model": base,
+        "dataset": dict(data.manifest.sha256),
+    }
+    _check_folder(out, told, resume=resume)
+    if (out / MANIFEST).is_file():
+        return read_run(out)
     tokenizer = load_tokenizer(base)
     template = template_sha256(tokenizer)
     if template != data.manifest.template_sha256:
@@ -54,23 +60,15 @@ def train(dataset: Path, out: Path, *, recipe: Recipe, resume: bool = False) -> 
             f"{dataset} was built with another chat template than that of {recipe.model}: "
             f"build it again with --model {recipe.model}"
         )
-    reward = NextStateReward(
-        encoder=resolve_encoder(recipe.reward.encoder),
-        tau_d=recipe.reward.tau_d,
-        round_to=recipe.reward.round_to,
-    )
+    reward = make_reward(recipe.reward)
     reward.embedding.encoder.encode(["a text"])  # an encoder that cannot load fails here
-    out.mkdir(parents=True, exist_ok=True)
-    scratch = out / ".scratch"
-    if not resume:
-        for stage in FOLDERS.values():
-            shutil.rmtree(out / stage, ignore_errors=True)
-        (out / METRICS).unlink(missing_ok=True)
+    started = time.monotonic()
+    write_json(out / STARTED, told)
     try:
         model = _warm_model(base, tokenizer, data.train, recipe=recipe, out=out)
         rewards = _run_grpo(model, tokenizer, data.train, reward, recipe=recipe, out=out)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(out / SCRATCH, ignore_errors=True)
     run = Run(
         name=out.resolve().name,
         base_model=base,
@@ -79,11 +77,29 @@ def train(dataset: Path, out: Path, *, recipe: Recipe, resume: bool = False) -> 
         warm_start=recipe.warm_start.steps > 0,
         template_sha256=template,
         dataset=str(dataset.resolve()),
+        validation_share=data.manifest.recipe.validation_share,
         seconds=round(time.monotonic() - started, 1),
         recipe=recipe.model_dump(mode="json"),
     )
     write_run(out, run)
     return run
+
+
+def _check_folder(out: Path, told: dict[str, Any], *, resume: bool) -> None:
+    """Refuses a folder whose contents this training would destroy or be mixed with."""
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not (out / STARTED).is_file():
+        raise UsageError(f"{out} is not empty and holds no run: choose another --out")
+    if not resume:
+        state = "a finished" if (out / MANIFEST).is_file() else "an unfinished"
+        raise UsageError(f"{out} holds {state} run: pass --resume, or choose another --out")
+    before = json.loads((out / STARTED).read_text(encoding="utf-8"))
+    changed = [key for key, value in told.items() if before.get(key) != value]
+    if changed:
+        raise UsageError(
+            f"{out} was started with another {' and '.join(changed)}: choose another --out"
+        )
 
 
 def _warm_model(base: str, tokenizer: Any, rows: Any, *, recipe: Recipe, out: Path) -> Any:
@@ -103,7 +119,7 @@ def _warm_model(base: str, tokenizer: Any, rows: Any, *, recipe: Recipe, out: Pa
             tokenizer,
             rows,
             recipe=recipe,
-            scratch=out / ".scratch",
+            scratch=out / SCRATCH,
             metrics=out / METRICS,
         )
         save_whole(model, folder)
@@ -112,7 +128,7 @@ def _warm_model(base: str, tokenizer: Any, rows: Any, *, recipe: Recipe, out: Pa
 
 def _run_grpo(
     model: Any, tokenizer: Any, rows: Any, reward: NextStateReward, *, recipe: Recipe, out: Path
-) -> list[float]:
+) -> list[float | None]:
     from rwml_trainer.grpo import run_grpo
 
     rewards = run_grpo(
@@ -121,7 +137,7 @@ def _run_grpo(
         rows,
         reward,
         recipe=recipe,
-        scratch=out / ".scratch",
+        scratch=out / SCRATCH,
         metrics=out / METRICS,
     )
     save_whole(model, out / FOLDERS["trained"])
@@ -130,13 +146,9 @@ def _run_grpo(
 
 def save_whole(model: Any, folder: Path) -> None:
     """Saves a LoRA adapter under a temporary name and renames it: whole, or not there."""
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    try:
-        model.save_pretrained(temporary, safe_serialization=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(folder) as temporary:
+        # a KL term makes TRL add a frozen copy of the LoRA adapter, which is not ours to keep
+        model.save_pretrained(temporary, safe_serialization=True, selected_adapters=["default"])
 
 
 def _fresh_lora(model: Any, recipe: Recipe) -> Any:

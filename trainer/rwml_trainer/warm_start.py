@@ -45,15 +45,14 @@ def warm_start(
         The model.
     """
     settings = recipe.warm_start
-    micro = min(settings.micro_batch_size, settings.batch_size)
     with watched(metrics, stage="warm_start", label="warm start", steps=settings.steps) as watch:
         trainer = LabelOnlyTrainer(
             model=model,
             args=TrainingArguments(
                 output_dir=str(scratch),
                 max_steps=settings.steps,
-                per_device_train_batch_size=micro,
-                gradient_accumulation_steps=max(1, settings.batch_size // micro),
+                per_device_train_batch_size=settings.micro_batch_size,
+                gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
                 learning_rate=settings.learning_rate,
                 lr_scheduler_type="cosine",
                 warmup_steps=max(1, settings.steps // 10),
@@ -132,4 +131,6 @@ class LabelOnlyTrainer(Trainer):
         loss = total / (
             (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         )
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # the processes' gradients are averaged
         return (loss, output) if return_outputs else loss

@@ -122,7 +122,7 @@ def summarise(scored: Scored, constant: Scored, *, seed: int) -> dict[str, JsonV
     perfect; None where the constant predictor is already perfect.
     """
     everything = list(range(len(scored.rows)))
-    interval = clustered_bootstrap(scored.rewards, _clusters(scored.rows), seed=seed)
+    interval = clustered_bootstrap(scored.rewards, clusters(scored.rows), seed=seed)
     summary = _figures(scored, constant, everything)
     summary["reward_ci95"] = [interval.low, interval.high]
     for name, key in _GROUPINGS:
@@ -140,12 +140,11 @@ def summarise(scored: Scored, constant: Scored, *, seed: int) -> dict[str, JsonV
 def compare(better: Scored, baseline: Scored, *, seed: int) -> dict[str, JsonValue]:
     """Paired difference ``better - baseline`` with its interval, and the word it has earned."""
     differences = [a - b for a, b in zip(better.rewards, baseline.rewards, strict=True)]
-    interval: Interval = clustered_bootstrap(differences, _clusters(better.rows), seed=seed)
+    interval: Interval = clustered_bootstrap(differences, clusters(better.rows), seed=seed)
     return {
         "compared": [better.name, baseline.name],
         "difference": interval.mean,
         "ci95": [interval.low, interval.high],
-        "tasks": interval.clusters,
         "verdict": verdict(interval),
     }
 
@@ -168,8 +167,9 @@ def _figures(scored: Scored, constant: Scored, places: Sequence[int]) -> dict[st
     }
 
 
-def _clusters(rows: Sequence[Row]) -> list[str]:
-    return [f"{row['source']}/{row['task_id'] or row['id'].split('/')[0]}" for row in rows]
+def clusters(rows: Sequence[Row]) -> list[str]:
+    """The independent unit of each row: its task, else its trajectory."""
+    return [f"{row['source']}/{row['task_id'] or row['id'].rsplit('/', 2)[0]}" for row in rows]
 
 
 def _most_common(counts: Counter[str]) -> str:

@@ -16,10 +16,21 @@ from rwml_trainer.dataset import Dataset, Row, read_dataset
 from rwml_trainer.generation import generate
 from rwml_trainer.models import load_model, load_tokenizer, template_sha256
 from rwml_trainer.recipes import Recipe
-from rwml_trainer.rewards import NextStateReward
-from rwml_trainer.runs import lora_folder, read_run
-from rwml_trainer.small_models import resolve_encoder, resolve_model
-from rwml_trainer.world_eval import ConstantPredictor, Scored, compare, pick_rows, score, summarise
+from rwml_trainer.rewards import make_reward
+from rwml_trainer.runs import Stage, lora_folder, read_run
+from rwml_trainer.small_models import resolve_model
+from rwml_trainer.world_eval import (
+    ConstantPredictor,
+    Scored,
+    clusters,
+    compare,
+    pick_rows,
+    score,
+    summarise,
+)
+
+LORA_STAGES: dict[str, Stage] = {"warm_start": "warm_start", "trained": "trained"}
+"""Predictors that need a run, and the stage of its LoRA adapter."""
 
 ProgressBar = Callable[..., AbstractContextManager[Advance]]
 
@@ -49,22 +60,16 @@ def evaluate(
         against the one it started from (warm start, else base), where both were evaluated.
 
     Raises:
-        DatasetError: the dataset is not whole, or belongs to another chat template.
-        ModelError: the run is not whole, or of another model.
+        DatasetError: the dataset is not whole, belongs to another chat template, or holds out
+            tasks that the run may have been trained on.
+        ModelError: the run is not whole, of another model, or has no such stage.
     """
     data = read_dataset(dataset)
     base = resolve_model(recipe.model)
-    if run is not None and read_run(run).base_model != base:
-        raise ModelError(
-            f"{run} was trained from {read_run(run).base_model}, not from {base}: "
-            f"pass --model {read_run(run).base_model}"
-        )
+    if run is not None:
+        _check_run(run, base, data, predictors)
     rows = pick_rows(data.validation, recipe.evaluation.rows)
-    reward = NextStateReward(
-        encoder=resolve_encoder(recipe.reward.encoder),
-        tau_d=recipe.reward.tau_d,
-        round_to=recipe.reward.round_to,
-    )
+    reward = make_reward(recipe.reward)
     scored: dict[str, Scored] = {}
     seconds: dict[str, float] = {}
     for name in dict.fromkeys(["constant", *predictors]):
@@ -79,7 +84,7 @@ def evaluate(
             _write_predictions(predictions / f"{name}.jsonl", scored[name], completions)
     report: dict[str, JsonValue] = {
         "rows": len(rows),
-        "tasks": len({row["task_id"] for row in rows}),
+        "tasks": len(set(clusters(rows))),
     }
     for name, result in scored.items():
         report[name] = summarise(result, scored["constant"], seed=recipe.seed)
@@ -89,6 +94,25 @@ def evaluate(
         if started_from in scored:
             report.update(compare(scored["trained"], scored[started_from], seed=recipe.seed))
     return report
+
+
+def _check_run(run: Path, base: str, data: Dataset, predictors: Sequence[str]) -> None:
+    """Refuses a run that these predictors cannot use, before anything is generated."""
+    trained = read_run(run)
+    if trained.base_model != base:
+        raise ModelError(
+            f"{run} was trained from {trained.base_model}, not from {base}: "
+            f"pass --model {trained.base_model}"
+        )
+    if data.manifest.recipe.validation_share > trained.validation_share:
+        raise DatasetError(
+            f"{data.folder} holds out more tasks than {run} was trained without: it would be "
+            f"judged on what it has seen; build it with data.validation_share "
+            f"{trained.validation_share}"
+        )
+    for name, stage in LORA_STAGES.items():
+        if name in predictors:
+            lora_folder(run, stage)
 
 
 def _complete(
@@ -105,9 +129,7 @@ def _complete(
         raise DatasetError(
             f"{data.folder} was built with another chat template than {base}'s: build it again"
         )
-    lora = None
-    if run is not None and name in ("warm_start", "trained"):
-        lora = lora_folder(run, "warm_start" if name == "warm_start" else "trained")
+    lora = lora_folder(run, LORA_STAGES[name]) if run and name in LORA_STAGES else None
     model = load_model(base, lora=lora, dtype=recipe.dtype)
     if lora is not None:
         model = model.merge_and_unload()  # as it is served, rounding included

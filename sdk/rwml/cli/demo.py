@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from rwml.cli.output import JsonFlag, emit
 from rwml.demo.stages import Result
 from rwml.demo.story import Demo, DemoOptions
+from rwml.errors import UsageError
 from rwml.extras import require
 
 
@@ -37,6 +39,9 @@ def demo(
     Example: rwml demo --out rwml-demo
     """
     require("demo", "tau2", "torch", "trl", "litellm", "psutil", "matplotlib", "gguf")
+    if out.is_dir() and any(out.iterdir()) and not (out / "stages").is_dir():
+        raise UsageError(f"{out} is not empty and holds no demo: choose another --out")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what runs is stopped
     agent = [
         part
         for flag, value in (
@@ -63,9 +68,11 @@ def _summary(report: Result, out: Path) -> str:
             values = [figures["reward"], figures["skill"], figures["format_rate"]]
             shown = ["-" if v is None else f"{float(str(v)):.3f}" for v in values]
             lines.append(f"{name:>12} " + " ".join(f"{text:>7}" for text in shown))
+    compared = results["compared"]
+    minus = " minus ".join(map(str, compared)) if isinstance(compared, list) else ""
     low, high = results["ci95"] if isinstance(results["ci95"], list) else (None, None)
     lines.append(
-        f"trained minus warm start: {results['difference']:+.3f}, "
+        f"{minus}: {results['difference']:+.3f}, "
         f"95% interval [{low:+.3f}, {high:+.3f}]: {results['verdict']}"
     )
     lines.append(f"{report['seconds']} s, at most {report['peak_rss_mib']} MiB; all in {out}")

@@ -7,12 +7,9 @@ a short text for people. Progress always goes to stderr.
 from __future__ import annotations
 
 import json
-import os
 import sys
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
 from typing import Annotated, Protocol, TypeVar
 
 import typer
@@ -39,7 +36,7 @@ StoreOption = Annotated[
 
 def emit(result: Mapping[str, object], *, as_json: bool, text: str) -> None:
     """Prints a command's result: one JSON object, or `text` for people."""
-    print(json.dumps(result, ensure_ascii=False) if as_json else text)
+    print(json.dumps(result, ensure_ascii=False, allow_nan=False) if as_json else text)
 
 
 @contextmanager
@@ -80,18 +77,6 @@ def progress(label: str, *, total: int | None) -> Iterator[Advance]:
             bar.update(task, advance=1, note=note)
 
         yield advance
-
-
-def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Writes a JSON file whole or not at all: to a temporary name, synced, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _length(items: Iterable[object]) -> int | None:

@@ -46,7 +46,11 @@ def running_server(arguments: Sequence[str]) -> Iterator[Result]:
 
 
 def ask(ready: Result) -> str:
-    """A completion of the served model, through LiteLLM as any client would ask for it."""
+    """A completion of the served model, through LiteLLM as any client would ask for it.
+
+    Raises:
+        ServingError: it has no text.
+    """
     require("litellm", "litellm")
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     import litellm
@@ -59,7 +63,10 @@ def ask(ready: Result) -> str:
         max_tokens=64,
         temperature=0.0,
     )
-    return str(answer.choices[0].message.content)
+    text = answer.choices[0].message.content
+    if text is None:
+        raise ServingError("the served model answered without a text")
+    return str(text)
 
 
 def play_one_task(ready: Result, store: str) -> Result:

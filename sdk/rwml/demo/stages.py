@@ -1,13 +1,15 @@
 """Runs stages once: a stage that is whole is not run again, and a change reruns what follows it.
 
 A stage's marker ``stages/NAME.json`` is written after it succeeded. It holds a key: a hash of what
-the stage was told to do and of the key of the stage before it.
+the stage was told to do and of the key of the stage before it. ``stages/NAME.started`` holds the
+key of the last try: what an interrupted try of something else left is removed before a new one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,9 +18,10 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from rwml.cli.output import say, write_json
+from rwml.cli.output import say
 from rwml.demo.memory import PeakMemory
 from rwml.errors import RwmlError, ServingError, UsageError
+from rwml.files import write_json
 
 Result = dict[str, JsonValue]
 
@@ -53,15 +56,18 @@ class Stages:
             title: for people.
             work: does it and returns its result.
             told: what the stage depends on, besides the stages before it.
-            reset: removes what an earlier, different run of the stage left.
+            reset: removes what an earlier, different try of the stage left.
         """
         self._key = hashlib.sha256("\0".join([self._key, name, *told]).encode()).hexdigest()
         path = self.folder / "stages" / f"{name}.json"
         marker = self._read(path)
         if marker is None or marker["key"] != self._key:
-            if marker is not None:
-                path.unlink()
+            path.unlink(missing_ok=True)
+            begun = path.with_suffix(".started")
+            if not begun.is_file() or begun.read_text(encoding="utf-8") != self._key:
                 reset()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            begun.write_text(self._key, encoding="utf-8")
             say(f"== {title}")
             started = time.monotonic()
             with PeakMemory() as memory:
@@ -92,8 +98,9 @@ class Stages:
 
 
 def rwml_command(arguments: Sequence[str]) -> list[str]:
-    """The command line of another rwml command, in this interpreter."""
-    return [sys.executable, "-m", "rwml", *arguments]
+    """The command line of another rwml command, in this interpreter; it ends when we do."""
+    launcher = [sys.executable, "-m", "rwml.launcher", str(os.getpid())]
+    return [*launcher, sys.executable, "-m", "rwml", *arguments]
 
 
 def run_json(arguments: Sequence[str]) -> Result:

@@ -9,14 +9,19 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 
-from rwml.cli.output import write_json
+from rwml.cli.output import say
 from rwml.demo.served import ask, model_name, play_one_task, running_server
 from rwml.demo.stages import Result, Stages, run_json
+from rwml.files import write_json
 
 PLOT_MODULE = "rwml_trainer.plots"
 """Draws the report; named by string, since the sdk imports no trainer."""
+RECIPES = "rwml_trainer.recipes"
+"""Package that holds the shipped recipes, read as files only."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +54,17 @@ class Demo:
         self._data = self._out / "dataset"
         self._run = self._out / "rwml-demo"
         self._recipe = ["--recipe", options.recipe]
-        recipe = Path(options.recipe)
-        self._recipe_text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
+        self._recipe_text = _recipe_text(options.recipe)
 
     def play(self) -> Result:
         """Runs what is not done yet, and returns the report (design: the demo's JSON)."""
         counts = self._record()
         dataset = self._build()
-        before = self._evaluate("before", "the constant predictor and the base model", [])
+        before = self._evaluate("before", ["base"])
         train = self._train()
         served = self._serve()
-        after = self._evaluate(
-            "after",
-            "warm start and trained model",
-            ["--run", str(self._run)],
-        )
+        stages = ["warm_start", "trained"] if train.pop("warm_start") else ["trained"]
+        after = self._evaluate("after", stages)
         report: Result = {
             **{name: counts[name] for name in ("trajectories", "transitions", "errors")},
             "dataset": dataset,
@@ -72,7 +73,7 @@ class Demo:
             "agent_on_served_model": served["agent"],
             "eval": {
                 **{name: before[name] for name in ("constant", "base")},
-                **{name: after[name] for name in ("warm_start", "trained")},
+                **{name: after.get(name) for name in ("warm_start", "trained")},
                 **{name: after[name] for name in ("difference", "ci95", "verdict")},
                 "compared": after["compared"],
                 "rows": after["rows"],
@@ -83,10 +84,12 @@ class Demo:
         }
         path = self._out / "report.json"
         write_json(path, report)
-        subprocess.run(  # noqa: S603 - our own module, no shell
+        drawn = subprocess.run(  # noqa: S603 - our own module, no shell
             [sys.executable, "-m", PLOT_MODULE, str(path), str(self._out / "report.png")],
-            check=True,
+            check=False,
         )
+        if drawn.returncode:
+            say(f"the report is whole, its plot could not be drawn: {path}")
         return report
 
     def _record(self) -> Result:
@@ -103,7 +106,7 @@ class Demo:
             "record",
             "1/6 Record a LangGraph agent on tau2-bench retail",
             work,
-            told=arguments,
+            told=[*arguments, version("rwml")],
             reset=self._forget_recordings,
         )
 
@@ -130,16 +133,19 @@ class Demo:
             "build", "2/6 Build GRPO examples", work, told=[*arguments, self._recipe_text]
         )
 
-    def _evaluate(self, name: str, title: str, more: list[str]) -> Result:
+    def _evaluate(self, name: str, models: list[str]) -> Result:
+        """Evaluates models beside the constant predictor; trained ones beside their start."""
+        run = [] if name == "before" else ["--run", str(self._run)]
+        base = ["base"] if models == ["trained"] else []  # no warm start: compare with the base
+        predictors = ",".join(["constant", *base, *models])
+        arguments = ["eval", "world", str(self._data), *self._recipe, *run]
+        arguments += ["--predictors", predictors, "--out", str(self._out / "eval" / name)]
         number = "3/6" if name == "before" else "6/6"
-        predictors = "constant,base" if name == "before" else "constant,warm_start,trained"
-        arguments = ["eval", "world", str(self._data), *self._recipe]
-        arguments += ["--predictors", predictors, "--out", str(self._out / "eval" / name), *more]
         return self._stages.run(
             f"eval-{name}",
-            f"{number} Evaluate {title} on held-out rows",
+            f"{number} Evaluate on held-out rows: {predictors.replace(',', ', ')}",
             lambda: run_json(arguments),
-            told=arguments,
+            told=[*arguments, self._recipe_text],
         )
 
     def _train(self) -> Result:
@@ -150,7 +156,7 @@ class Demo:
 
         def work() -> Result:
             done = run_json(arguments)
-            return {name: done[name] for name in ("steps", "reward", "lora_adapter")}
+            return {name: done[name] for name in ("steps", "reward", "lora_adapter", "warm_start")}
 
         return self._stages.run(
             "train",
@@ -166,7 +172,7 @@ class Demo:
         def work() -> Result:
             with running_server(arguments) as ready:
                 completion = ask(ready)
-                agent = play_one_task(ready, self._store)
+                agent = play_one_task(ready, f"sqlite:///{self._out / 'served.db'}")
             model = f"openai/{model_name(ready)}"
             return {
                 "serve": {"engine": ready["engine"], "model": model, "completion": completion},
@@ -180,3 +186,12 @@ class Demo:
             told=arguments,
             reset=lambda: shutil.rmtree(self._out / "serving", ignore_errors=True),
         )
+
+
+def _recipe_text(name: str) -> str:
+    """Text of a recipe file or of a shipped recipe: a changed recipe reruns what follows."""
+    path = Path(name)
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    shipped = files(RECIPES) / f"{name}.toml"
+    return shipped.read_text(encoding="utf-8") if shipped.is_file() else ""

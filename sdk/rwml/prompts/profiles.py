@@ -116,6 +116,7 @@ def _compact(transition: Transition, dialogue: Sequence[Message], line_chars: in
     lines = [
         f"Tool {_signature(known[name])}" if name in known else f"Tool {name}: does not exist"
         for name in called
+        if known  # without a recorded tool list nobody knows what exists
     ]
     lines += [_line(message, line_chars) for message in dialogue]
     lines.append(f"Action: {_action(transition.action, 2 * line_chars)}")

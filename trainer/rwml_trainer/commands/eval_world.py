@@ -8,11 +8,13 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from rwml.cli.output import JsonFlag, emit, progress, stdout_to_stderr, write_json
+from rwml.cli.output import JsonFlag, emit, progress, stdout_to_stderr
 from rwml.errors import UsageError
 from rwml.extras import require
+from rwml.files import write_json
 from rwml_trainer.commands.build import ModelOption, RecipeOption
 from rwml_trainer.recipes import load_recipe
+from rwml_trainer.runs import read_run
 from rwml_trainer.world_predictors import evaluate
 
 Predictor = Literal["constant", "base", "warm_start", "trained"]
@@ -25,7 +27,9 @@ def eval_world(
     ] = None,
     predictors: Annotated[
         str | None,
-        typer.Option(help="Comma-separated: constant, base, warm_start, trained; default: all."),
+        typer.Option(
+            help="Of constant, base, warm_start, trained, by commas; default: all there are."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for report and predictions.")] = None,
     recipe: RecipeOption = "demo",
@@ -41,8 +45,7 @@ def eval_world(
     settings = load_recipe(
         recipe, {"model": model, "reward.encoder": encoder, "evaluation.rows": rows}
     )
-    default = get_args(Predictor) if run else ("constant", "base")
-    wanted = [name.strip() for name in predictors.split(",")] if predictors else list(default)
+    wanted = [name.strip() for name in predictors.split(",")] if predictors else _default(run)
     unknown = [name for name in wanted if name not in get_args(Predictor)]
     if unknown:
         raise UsageError(f"unknown predictor {unknown[0]!r}: use {', '.join(get_args(Predictor))}")
@@ -56,3 +59,11 @@ def eval_world(
     if out is not None:
         write_json(out / "report.json", report)
     emit(report, as_json=json, text=jsonlib.dumps(report, indent=2, ensure_ascii=False))
+
+
+def _default(run: Path | None) -> list[str]:
+    """Every predictor there is: a run may have had no warm start, as in the paper."""
+    if run is None:
+        return ["constant", "base"]
+    warm = ["warm_start"] if read_run(run).warm_start else []
+    return ["constant", "base", *warm, "trained"]

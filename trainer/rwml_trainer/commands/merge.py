@@ -25,7 +25,7 @@ def merge(
 
     Example: rwml merge runs/retail --out models/retail
     """
-    from rwml_trainer import merging
+    from rwml_trainer import merging, runs
 
     runs.read_run(run)  # before we say that we merge it
     say(f"merging {run} ({stage}) into {out}")

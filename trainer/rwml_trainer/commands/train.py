@@ -44,16 +44,18 @@ def train(
     )
     with stdout_to_stderr():
         run = run_training(dataset, out, recipe=settings, resume=resume)
+    rewards = ", ".join("none" if r is None else f"{r:.2f}" for r in run.rewards)
     lora = str(out / FOLDERS["trained"])
     emit(
         {
             "run": str(out),
             "steps": run.steps,
             "reward": list(run.rewards),
+            "warm_start": run.warm_start,
             "lora_adapter": lora,
             "seconds": run.seconds,
         },
         as_json=json,
-        text=f"{run.steps} GRPO steps in {run.seconds:.0f} s; reward by step: "
-        f"{', '.join(f'{reward:.2f}' for reward in run.rewards)}; LoRA adapter in {lora}",
+        text=f"{run.steps} GRPO steps in {run.seconds:.0f} s; reward by step: {rewards}; "
+        f"LoRA adapter in {lora}",
     )

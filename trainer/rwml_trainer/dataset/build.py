@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rwml.cli.output import write_json
 from rwml.errors import DatasetError
+from rwml.files import file_sha256, write_json
 from rwml.prompts import render_next_state, render_prompt
 from rwml.prompts.profiles import Prompt
 from rwml.schema import Transition
@@ -25,9 +25,9 @@ from rwml_trainer.dataset.files import (
     Row,
     RowWriter,
     file_name,
-    file_sha256,
 )
 from rwml_trainer.dataset.splitting import Split, split_groups
+from rwml_trainer.generation import render_chat
 from rwml_trainer.models import template_sha256
 from rwml_trainer.recipes import Recipe
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
-REASONS = ("too_long", "prompt_too_long", "empty")
+REASONS = ("too_long", "prompt_too_long", "empty", "arrived_late")
 
 
 def build_dataset(
@@ -67,7 +67,7 @@ def build_dataset(
     if not groups:
         of = f" of source {source!r}" if source else ""
         raise DatasetError(f"{store.url} holds no transition{of}: record something first")
-    sides = split_groups(groups, validation_share=recipe.data.validation_share)
+    sides, held_out = split_groups(groups, validation_share=recipe.data.validation_share)
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST).unlink(missing_ok=True)  # from here on the folder is not whole
     make_row = RowMaker(recipe, tokenizer)
@@ -79,14 +79,16 @@ def build_dataset(
         writers = {s: stack.enter_context(RowWriter(out / file_name(s))) for s in SPLITS}
         for transition in watch(store.transitions(history=recipe.data.history, source=source)):
             total += 1
-            row = make_row(transition)
+            key = group_key(transition)
+            # A task that is first recorded while we read has no side yet: the next build has it.
+            row = make_row(transition) if key in sides else "arrived_late"
             if isinstance(row, str):
                 dropped[row] += 1
                 continue
-            side = sides[group_key(transition)]
+            side = sides[key]
             writers[side].add(row)
             kinds[side][row["kind"]] += 1
-            tasks[side].add(group_key(transition))
+            tasks[side].add(key)
     manifest = Manifest(
         recipe=recipe.data,
         source=source,
@@ -98,6 +100,7 @@ def build_dataset(
         tasks={split: len(tasks[split]) for split in SPLITS},
         kinds={split: dict(kinds[split]) for split in SPLITS},
         dropped=dict(dropped),
+        held_out=held_out,
         sha256={file_name(split): file_sha256(out / file_name(split)) for split in SPLITS},
     )
     for split in SPLITS:
@@ -111,8 +114,10 @@ def build_dataset(
 
 
 def group_key(transition: Transition) -> str:
-    """What stays together on one side of the split: the task, else the trajectory."""
-    return f"{transition.source}/{transition.task_id or transition.trajectory_id}"
+    """What stays together on one side of the split: the task, else the thread or trajectory."""
+    thread = transition.metadata.get("thread_id")
+    name = transition.task_id or (str(thread) if thread else transition.trajectory_id)
+    return f"{transition.source}/{name}"
 
 
 class RowMaker:
@@ -123,11 +128,12 @@ class RowMaker:
         self._tokenizer = tokenizer
 
     def __call__(self, transition: Transition) -> Row | str:
-        """The row, or one of `REASONS`."""
+        """The row, or the reason (one of `REASONS`) why there is none."""
         target = render_next_state(transition, mask=self._data.mask_tools)
         if not target:
             return "empty"
-        if len(self._tokenizer.encode(target)) > self._data.max_target_tokens:
+        tokens = self._tokenizer.encode(target, add_special_tokens=False)
+        if len(tokens) > self._data.max_target_tokens:
             return "too_long"
         prompt = render_prompt(transition, profile=self._data.profile, fits=self._fits)
         if prompt is None:
@@ -143,8 +149,6 @@ class RowMaker:
         )
 
     def _fits(self, prompt: Prompt) -> bool:
-        text = self._tokenizer.apply_chat_template(
-            prompt, tokenize=False, add_generation_prompt=True
-        )
-        tokens = self._tokenizer.encode(str(text), add_special_tokens=False)
+        text = render_chat(self._tokenizer, prompt)
+        tokens = self._tokenizer.encode(text, add_special_tokens=False)
         return len(tokens) <= self._data.max_prompt_tokens

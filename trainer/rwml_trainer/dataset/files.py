@@ -5,19 +5,18 @@ A folder without a manifest, or whose files do not match its hashes, is never tr
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from rwml.errors import DatasetError
 from rwml.extras import require
+from rwml.files import file_sha256
 from rwml.prompts.profiles import Prompt
 from rwml.schema import Kind
-from rwml_trainer.dataset.splitting import Split
+from rwml_trainer.dataset.splitting import HeldOut, Split
 from rwml_trainer.recipes import DataRecipe
 
 if TYPE_CHECKING:
@@ -46,12 +45,14 @@ class Row(TypedDict):
 
 
 class Manifest(BaseModel):
-    """How a dataset came to be: enough to build it again, byte for byte.
+    """How a dataset came to be: enough to build the same files again from the same store.
 
     Attributes:
         rows: rows per file.
         tasks: tasks (or trajectories without one) per file.
         dropped: transitions left out, by reason.
+        held_out: ``hash band``, or ``nearest to the band`` where no task lies in it: then a later
+            round may train on what is held out now.
         kinds: rows by kind, per file.
         template_sha256: hash of the chat template that prompts were measured with.
         store: URL of the store and its counts at the time.
@@ -71,6 +72,7 @@ class Manifest(BaseModel):
     tasks: dict[Split, int]
     kinds: dict[Split, dict[str, int]]
     dropped: dict[str, int]
+    held_out: HeldOut
     sha256: dict[str, str]
 
 
@@ -138,26 +140,14 @@ def read_dataset(folder: Path) -> Dataset:
         manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, ValueError) as error:
         raise DatasetError(f"{path} is not a dataset manifest: {error}") from error
+    if manifest.version > DATASET_VERSION:
+        raise DatasetError(f"{folder} was built by a newer rwml: upgrade, or build it again")
     for name, expected in manifest.sha256.items():
         file = folder / name
         if not file.is_file() or file_sha256(file) != expected:
             raise DatasetError(f"{file} is missing or changed since it was built: build it again")
     rows = {split: _read_rows(folder / file_name(split)) for split in ("train", "validation")}
     return Dataset(folder, rows["train"], rows["validation"], manifest)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def count_by(rows: Iterable[Any]) -> dict[str, int]:
-    """Counts equal values, most common first."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[str(row)] = counts.get(str(row), 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _read_rows(path: Path) -> list[Row]:

@@ -13,6 +13,8 @@ from typing import Literal
 from rwml.errors import DatasetError
 
 Split = Literal["train", "validation"]
+"""Side of the split; the rows of ``validation`` are the held-out ones."""
+HeldOut = Literal["hash band", "nearest to the band"]
 
 
 def hash_share(group: str) -> float:
@@ -21,23 +23,30 @@ def hash_share(group: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def split_groups(groups: Iterable[str], *, validation_share: float) -> dict[str, Split]:
-    """Assigns each group (a task, or a trajectory without one) to a side.
+def split_groups(
+    groups: Iterable[str], *, validation_share: float
+) -> tuple[dict[str, Split], HeldOut]:
+    """Assigns each group (a task, a thread, or a trajectory without either) to a side.
 
-    A group is held out when its hash lies in the lowest ``validation_share``. With few groups a
-    side may come out empty: then the group nearest to the border changes sides.
+    A group is held out when its hash lies in the lowest ``validation_share`` of [0, 1); such a
+    group is never trained on. Where no group lies there, the nearest one is held out, so that
+    something can be evaluated.
+
+    Returns:
+        The side of each group, and how the held-out ones were chosen.
 
     Raises:
-        DatasetError: fewer than two groups: nothing can be held out.
+        DatasetError: nothing is left to train on, or there is nothing to hold out.
     """
     ordered = sorted(set(groups), key=hash_share)
-    if len(ordered) < 2:
+    in_band = sum(hash_share(group) < validation_share for group in ordered)
+    held_out = max(in_band, 1)
+    if len(ordered) <= held_out:
         raise DatasetError(
-            f"only {len(ordered)} task with usable transitions: record at least 2, "
-            f"so that one can be held out"
+            f"{len(ordered)} task(s), of which {held_out} must be held out, leave none to train "
+            f"on: record more tasks"
         )
-    held_out = sum(hash_share(group) < validation_share for group in ordered)
-    held_out = min(max(held_out, 1), len(ordered) - 1)
-    return {
+    sides: dict[str, Split] = {
         group: "validation" if place < held_out else "train" for place, group in enumerate(ordered)
     }
+    return sides, "hash band" if in_band else "nearest to the band"

@@ -56,6 +56,8 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, key = dotted.split(".")
     for section in sections:
         values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            return  # no section: the schema will say so
     values[key] = value
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rwml.prompts import Profile
 
@@ -78,6 +78,12 @@ class WarmStartRecipe(_Section):
     batch_size: int = Field(default=32, ge=1)
     micro_batch_size: int = Field(default=4, ge=1)
     learning_rate: float = Field(default=2e-6, gt=0)
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> WarmStartRecipe:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError("batch_size must be a multiple of micro_batch_size")
+        return self
 
 
 class GrpoRecipe(_Section):

@@ -1,8 +1,8 @@
 """A server as a subprocess: own process group, output to a log file, always stopped.
 
 Three things stop it: leaving the `with` block (terminate, then kill, the whole group), the kernel
-when our process dies in any way (Linux, see `launcher`), and the server's own end. Its own session
-keeps a Ctrl+C in the terminal from reaching it before we are done with it.
+when our process dies in any way (Linux, see `rwml.launcher`), and the server's own end. Its own
+session keeps a Ctrl+C in the terminal from reaching it before we are done with it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ServerProcess:
     ) -> None:
         self.name = name
         self.log = log
-        launcher = (*python("rwml_trainer.serving.launcher"), str(os.getpid()))
+        launcher = (*python("rwml.launcher"), str(os.getpid()))
         log.unlink(missing_ok=True)
         with os.fdopen(os.open(log, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as output:
             self._popen = subprocess.Popen(  # noqa: S603  # our own command, no shell

@@ -1,9 +1,9 @@
-"""Starts a server that cannot outlive us: ``python -m`` this module, our process id, the command.
+"""Starts a process that cannot outlive us: ``python -m`` this module, our process id, the command.
 
 On Linux it asks the kernel for SIGKILL when its parent dies, also by SIGKILL or out of memory, when
 no handler of ours can run, and then becomes the command: the setting survives exec. It is done
 here and not in a `preexec_fn`, which may deadlock in a process with threads. The parent, to the
-kernel, is the thread that started us: start servers from a thread that lives as long as they do.
+kernel, is the thread that started us: start it from a thread that lives as long as it should.
 """
 
 from __future__ import annotations

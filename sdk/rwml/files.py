@@ -1,0 +1,68 @@
+"""Files and folders that are whole or not there: temporary name, sync, rename."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_json(path: Path, value: Mapping[str, object]) -> None:
+    """Writes a JSON file whole or not at all; its folder is made if missing.
+
+    Raises:
+        ValueError: a value is not JSON (NaN, say).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `folder`, which takes its place when the block ends well.
+
+    A former folder is replaced. When the block raises, everything stays as it was.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    former = folder.with_name(f".{folder.name}.former.{uuid.uuid4().hex}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            _sync(path)
+        _sync(temporary)
+        if folder.exists():
+            folder.rename(former)
+        temporary.rename(folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
