@@ -4,6 +4,7 @@
     |- UsageError             a wrong flag, path or argument                  exit 2
     |- SchemaError            data that does not fit `rwml.schema`            exit 2
     |- StoreError             a store that is missing, newer, or unusable     exit 2
+    |  `- StoreUnavailableError  one that is locked or cannot be reached now  exit 2
     |- DatasetError           a dataset that is missing, torn, or unusable    exit 2
     |- RecipeError            a recipe with unknown keys or impossible values exit 2
     |- ModelError             a model folder that cannot be used as it is     exit 2
@@ -44,6 +45,10 @@ class StoreError(RwmlError, OSError):
     """A store is missing, was written by a newer rwml, or cannot be read or written."""
 
     exit_code = 2
+
+
+class StoreUnavailableError(StoreError):
+    """A store is locked or cannot be reached: whatever is written, it fails for now."""
 
 
 class DatasetError(RwmlError, ValueError):

@@ -3,7 +3,8 @@
 Values are turned into frozen models when the call is made (the value stored is the value then),
 put on a bounded queue, and written by one daemon thread in batches. What cannot be taken, redacted
 or written is counted in `Recorder.stats`; nothing is raised into the agent, except under pytest,
-where a swallowed error would hide a bug.
+where a swallowed error would hide a bug. After a fork the child has a queue, counters and a writer
+of its own, and nothing of what waited in its parent.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from rwml.errors import RwmlError
-from rwml.redaction import Redactor, redact_id, redact_model, redact_secrets
+from rwml import forking
+from rwml.errors import StoreUnavailableError
+from rwml.redaction import Redactor, describe, redact_id, redact_model, redact_secrets
 from rwml.schema import (
     Fingerprint,
     Step,
@@ -61,7 +63,7 @@ class RecorderStats:
         accepted: records put on the queue (a trajectory's header and each step are one each).
         written: records that are durable in the store.
         failed: accepted records that could not be redacted or written.
-        dropped: records refused because the queue was full or the recorder closed.
+        dropped: records that were not taken, as the queue was full or the recorder closed.
         errors: calls that raised inside the recorder and were swallowed.
     """
 
@@ -77,7 +79,8 @@ class Recorder:
 
     Args:
         store: a store, or the URL of one (see `open_store`).
-        redact: applied to every string before it is written; None stores texts as they are.
+        redact: applied to every string before it is written; what stands behind a name such as
+            ``password`` is hidden as well (see `redact_model`). None stores all as it is.
         queue_records: bound of the queue, in records.
 
     Raises:
@@ -93,15 +96,12 @@ class Recorder:
     ) -> None:
         self._store = open_store(store) if isinstance(store, str) else store
         self._owns_store = isinstance(store, str)
-        self._redact = redact or str
-        self._queue: queue.Queue[_Record | None] = queue.Queue(maxsize=queue_records)
-        self._stats = RecorderStats()
-        self._lock = threading.Lock()
+        self._redact = redact
+        self._queue_records = queue_records
         self._closed = False
-        self._warned = False
-        self._writer = threading.Thread(target=self._write_loop, name="rwml-writer", daemon=True)
-        self._writer.start()
+        self._start()
         atexit.register(self.close)
+        forking.register(self, child=Recorder._in_child)
 
     @property
     def stats(self) -> RecorderStats:
@@ -179,22 +179,14 @@ class Recorder:
         return self.stats.failed == 0
 
     def close(self) -> None:
-        """Writes what is queued (for at most `CLOSE_TIMEOUT_S`) and stops the writer."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        atexit.unregister(self.close)
-        with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=CLOSE_TIMEOUT_S)
-        self._writer.join(CLOSE_TIMEOUT_S)
-        stats = self.stats
-        if stats.failed or stats.dropped:
-            logger.warning(
-                "rwml: %d records failed and %d were dropped", stats.failed, stats.dropped
-            )
-        if self._owns_store and not self._writer.is_alive():
-            self._store.close()
+        """Writes what is queued (for at most `CLOSE_TIMEOUT_S`) and stops the writer.
+
+        It raises nothing: it also runs when the host program ends.
+        """
+        try:
+            self._close()
+        except Exception as error:  # noqa: BLE001 - see above
+            logger.warning("rwml: the recorder could not be closed: %s", describe(error))
 
     def __enter__(self) -> Recorder:
         return self
@@ -214,25 +206,74 @@ class Recorder:
             self._count(errors=1)
             if "PYTEST_CURRENT_TEST" in os.environ:
                 raise
-            self._warn_once("recording failed: %s", error)
+            self._warn_once("recording failed: %s", describe(error))
 
-    def _put(self, record: _Record) -> None:
+    def _start(self) -> None:
+        self._queue: queue.Queue[_Record | None] = queue.Queue(maxsize=self._queue_records)
+        self._stats = RecorderStats()
+        self._lock = threading.Lock()
+        self._warned = False
+        self._writer = threading.Thread(target=self._write_loop, name="rwml-writer", daemon=True)
+        if not self._closed:
+            self._writer.start()
+
+    def _in_child(self) -> None:
+        self._start()
+        forking.close_at_exit(self, self.close)
+
+    def _close(self) -> None:
         with self._lock:
             if self._closed:
-                self._stats = replace(self._stats, dropped=self._stats.dropped + 1)
                 return
-        try:
-            self._queue.put_nowait(record)
-        except queue.Full:
-            self._count(dropped=1)
+            self._closed = True
+        atexit.unregister(self.close)
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=CLOSE_TIMEOUT_S)
+        self._writer.join(max(0.0, deadline - time.monotonic()))
+        has_ended = not self._writer.is_alive()
+        if has_ended:
+            self._drop_rest()
+        stats = self.stats
+        waiting = stats.accepted - stats.written - stats.failed
+        if stats.failed or stats.dropped or waiting:
+            logger.warning(
+                "rwml: %d records failed, %d were dropped and %d are not written yet",
+                stats.failed,
+                stats.dropped,
+                waiting,
+            )
+        if self._owns_store and has_ended:
+            self._store.close()
+
+    def _drop_rest(self) -> None:
+        """What is left when the writer has ended does not wait: nobody will write it."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                is_record = self._queue.get_nowait() is not None
+                self._queue.task_done()
+                self._count(accepted=-is_record, dropped=is_record)
+
+    def _put(self, record: _Record) -> None:
+        with self._lock:  # in one step: `close` must not get between, its sentinel is the last
+            closed = self._closed
+            try:
+                if not closed:
+                    self._queue.put_nowait(record)
+                taken = not closed
+            except queue.Full:
+                taken = False
+            self._add(accepted=taken, dropped=not taken)
+        if not taken and not closed:
             self._warn_once("the recording queue is full: records are dropped and counted")
-        else:
-            self._count(accepted=1)
 
     def _count(self, **more: int) -> None:
         with self._lock:
-            now = {name: getattr(self._stats, name) + n for name, n in more.items()}
-            self._stats = replace(self._stats, **now)
+            self._add(**more)
+
+    def _add(self, **more: int) -> None:
+        now = {name: getattr(self._stats, name) + n for name, n in more.items()}
+        self._stats = replace(self._stats, **now)
 
     def _warn_once(self, text: str, *arguments: object) -> None:
         if not self._warned:
@@ -268,7 +309,8 @@ class Recorder:
             except Exception as error:  # noqa: BLE001 - fails closed: not redacted, not written
                 self._count(failed=1)
                 self._warn_once("a record could not be redacted: %s", type(error).__name__)
-        self._store_batch(pending)
+        if len(pending):  # the sentinel alone is no reason to wait for the store
+            self._store_batch(pending)
 
     def _store_batch(self, batch: _Batch) -> None:
         try:
@@ -276,12 +318,12 @@ class Recorder:
                 headers=batch.headers, lengths=batch.lengths, steps_by_trajectory=batch.steps
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the writer must live on
-            if not isinstance(error, RwmlError) and len(batch) > 1:
+            if not isinstance(error, StoreUnavailableError) and len(batch) > 1:
                 for single in batch.singles():  # one record cannot be stored: the others can
                     self._store_batch(single)
                 return
             self._count(failed=len(batch))
-            self._warn_once("a record could not be written: %s", error)
+            self._warn_once("a record could not be written: %s", describe(error))
         else:
             self._count(written=len(batch))
 

@@ -505,9 +505,8 @@ def test_a_failing_recorder_never_reaches_the_agent(
         undo()
         assert [m.content for m in messages] == ["cat", "", "<cat>", "saw <cat>"]
         assert recorder.stats.errors >= 6
-    assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [
-        "rwml: recording failed: a bug of ours"
-    ]
+    (warning,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert warning.startswith("rwml: recording failed: RuntimeError (test_langchain.py:")
 
 
 def test_a_failing_model_leaves_no_step(recorded: Recorded) -> None:

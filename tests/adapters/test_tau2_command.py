@@ -21,7 +21,7 @@ pytest.importorskip("langchain_litellm")
 import rwml
 from rwml.errors import MissingExtraError, RwmlError, UsageError
 from rwml_adapters.tau2.command import record_tau2
-from rwml_adapters.tau2.models import read_api_key
+from rwml_adapters.tau2.models import ModelOptions, read_api_key
 
 
 class Endpoint(ThreadingHTTPServer):
@@ -224,6 +224,23 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert isinstance(result.exception, MissingExtraError)
     assert "rwml[tau2]" in str(result.exception)
     assert result.exception.exit_code == 2
+
+
+def test_a_missing_model_client_is_said_once_and_nothing_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "langchain_litellm", None)
+    result = invoke("--store", store_at(tmp_path), *MOCK, "--model", "openai/tiny")
+    assert isinstance(result.exception, MissingExtraError)
+    assert "rwml[litellm]" in str(result.exception)
+    assert result.exception.exit_code == 2
+    assert not (tmp_path / "rwml.db").exists()
+
+
+def test_the_key_is_not_shown_with_the_options() -> None:
+    options = ModelOptions("openai/tiny", None, "secret-of-mine")
+    assert options.api_key == "secret-of-mine"
+    assert "secret-of-mine" not in repr(options)
 
 
 def test_missing_data_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,16 @@
 """The whole demo on the tiny model: real tau2, real TRL, real server; only the weights are toys."""
 
 import json
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -81,3 +86,31 @@ def test_whole_stages_are_not_run_again(
     assert again.returncode == 0, again.stderr[-3000:]
     assert again.stderr.count("already done") == len(STAGES)
     assert json.loads(again.stdout) == report
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_demo_leaves_nothing_running(
+    tiny_recipe_file: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    flags = ["--out", str(tmp_path / "out"), "--recipe", str(tiny_recipe_file), "--tasks", "40"]
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "rwml", "demo", *flags], stderr=subprocess.DEVNULL
+    )
+    try:
+        child = wait_for(lambda: next(iter(psutil.Process(demo.pid).children()), None))
+        demo.send_signal(how)
+        assert demo.wait(30) != 0
+        assert wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    finally:
+        demo.kill()
+        demo.wait()
+
+
+def wait_for(look: Callable[[], Any], seconds: float = 60) -> Any:
+    """What `look` finds, as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while not (found := look()):
+        assert time.monotonic() < deadline, "waited in vain"
+        pause.wait(0.05)
+    return found

@@ -1,6 +1,9 @@
 """The recorder: the value stored is the value then, every loss is counted, nothing is raised."""
 
+import contextlib
+import logging
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -11,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rwml import Message, Outcome, Recorder, Step, Store, Trajectory, open_store
-from rwml.errors import SchemaError, StoreError
+from rwml.errors import SchemaError, StoreError, StoreUnavailableError
 from rwml.trajectory_recorder import complete_step
 
 
@@ -236,6 +239,128 @@ def test_one_record_that_cannot_be_stored_does_not_take_the_others(
         assert (recorder.stats.written, recorder.stats.failed) == (3, 1)
         recorder.record_step("t", Step(index=3, action=Message(role="assistant")))
     assert [s.index for s in next(store.trajectories()).steps] == [0, 2, 3]
+
+
+def test_one_value_that_the_database_refuses_does_not_take_the_others(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As PostgreSQL refuses a NUL; the store says so with a StoreError."""
+    leave_pytest(monkeypatch)
+    with contextlib.closing(sqlite3.connect(tmp_path / "rwml.db")) as connection:
+        connection.execute(
+            "create trigger refuse before insert on trajectories when new.task_id = 'bad' "
+            "begin select raise(abort, 'not this one'); end"
+        )
+    stalled = StalledStore(store)
+    with Recorder(store=stalled) as recorder:
+        for name in ("first", "good", "bad", "fine"):  # the first goes alone, the others together
+            recorder.record(Trajectory(id=name, source="mine", task_id=name))
+            recorder.record_step(name, Step(index=0, action=Message(role="assistant")))
+            assert stalled.reached.wait(30)
+        stalled.go.set()
+        assert not recorder.flush(30)
+        assert (recorder.stats.written, recorder.stats.failed) == (7, 1)
+    assert [t.id for t in store.trajectories()] == ["fine", "first", "good"]
+
+
+def test_a_store_out_of_reach_is_not_asked_again_for_each_record(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_pytest(monkeypatch)
+    asked: list[int] = []
+
+    class Unreachable(StalledStore):
+        def write(self, **records) -> None:
+            self.reached.set()
+            assert self.go.wait(30)
+            asked.append(len(records["headers"]))
+            raise StoreUnavailableError("locked")
+
+    away = Unreachable(store)
+    with Recorder(store=away) as recorder:
+        recorder.record(Trajectory(source="mine"))
+        assert away.reached.wait(30)
+        for _ in range(5):
+            recorder.record(Trajectory(source="mine"))
+        away.go.set()
+        assert not recorder.flush(30)
+        assert recorder.stats.failed == 6
+    assert asked == [1, 5]
+
+
+def test_a_record_that_races_with_close_is_written_or_dropped(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(store=store)
+    put, closing = recorder._queue.put_nowait, threading.Thread(target=recorder.close)
+
+    def put_late(record) -> None:
+        closing.start()
+        closing.join(0.5)  # close would be done, if it were let in between
+        put(record)
+
+    monkeypatch.setattr(recorder._queue, "put_nowait", put_late)
+    recorder.record_header(Trajectory(id="t", source="mine"))
+    closing.join(30)
+    stats = recorder.stats
+    assert stats.accepted == stats.written + stats.failed
+    assert stats.accepted + stats.dropped == 1
+    assert store.counts().trajectories == stats.written
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_a_dead_writer_leaves_is_dropped_at_close(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Exits(StalledStore):
+        def write(self, **records) -> None:
+            self.reached.set()
+            assert self.go.wait(30)
+            raise SystemExit
+
+    deadly = Exits(store)
+    recorder = Recorder(store=deadly)
+    recorder.record(Trajectory(source="mine"))
+    assert deadly.reached.wait(30)
+    for _ in range(3):
+        recorder.record(Trajectory(source="mine"))
+    deadly.go.set()
+    recorder.close()
+    assert recorder.stats.dropped == 3
+    assert "3 were dropped" in caplog.text
+
+
+def test_close_raises_nothing(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = Recorder(store=url)
+
+    def fail() -> None:
+        raise RuntimeError("recorded text")
+
+    monkeypatch.setattr(recorder._store, "close", fail)
+    recorder.close()
+    assert "could not be closed: RuntimeError" in caplog.text
+    assert "recorded text" not in caplog.text
+
+
+@pytest.mark.parametrize("what", ["header", "step", "store"])
+def test_logs_hold_no_recorded_text(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    leave_pytest(monkeypatch)
+    caplog.set_level(logging.DEBUG)
+    failing = FailingStore(store, ValueError("hush")) if what == "store" else store
+    with Recorder(store=failing) as recorder:
+        metadata = {"hush": object()} if what == "header" else None
+        with recorder.trajectory(source="mine", metadata=metadata) as t:  # type: ignore[arg-type]
+            t.act({"role": "assistant", "content": "hush"})
+            if what == "step":
+                t.act({"role": "assistant"}, model={"a": "hush"})  # type: ignore[arg-type]
+        recorder.flush(30)
+        assert recorder.stats.errors + recorder.stats.failed
+    assert "rwml: " in caplog.text
+    assert "hush" not in caplog.text
 
 
 def test_bad_calls_are_swallowed_and_counted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

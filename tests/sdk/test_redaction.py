@@ -1,6 +1,8 @@
 """Redaction: no planted secret reaches the bytes on disk, and it fails closed."""
 
+import json
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -8,13 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwml import Message, Recorder, Step, Tool, ToolCall, Trajectory, open_store
-from rwml.redaction import redact_model, redact_secrets
+from rwml.redaction import is_secret_name, redact_model, redact_secrets
 from rwml.schema import Fingerprint, Outcome, Provenance
 
 SECRETS = {
     "sk-proj-Zq8vR2xLw9TnB4mKd7Yc": "<API_KEY>",
     "ghp_Zq8vR2xLw9TnB4mKd7YcZq8v": "<API_KEY>",
     "hf_Zq8vR2xLw9TnB4mKd7YcZq8v": "<API_KEY>",
+    "github_pat_11ABCDEFG0Zq8vR2xLw9_TnB4mKd7YcZq8v": "<API_KEY>",
+    "glpat-Zq8vR2xLw9TnB4mKd7Yc": "<API_KEY>",
+    "sk_live_Zq8vR2xLw9TnB4mKd7Yc": "<API_KEY>",
+    "sk_test_Zq8vR2xLw9TnB4mKd7Yc": "<API_KEY>",
     "AKIAZQ8VR2XLW9TNB4MK": "<AWS_KEY>",
     "eyJhbGciOiJI.eyJzdWIiOiIx.Zq8vR2xLw9": "<JWT>",
     "-----BEGIN RSA PRIVATE KEY-----\nZq8vR2xLw9TnB4mKd7Yc\n-----END RSA PRIVATE KEY-----": (
@@ -116,6 +122,29 @@ def test_each_kind_is_named(secret: str) -> None:
     [
         ("Bearer Zq8vR2xLw9TnB4mK", "Bearer <BEARER>"),
         ("postgresql://bob:hunter2@db/x", "postgresql://<CREDENTIALS>@db/x"),
+        ("postgresql://u:p@ss@host/x y@z", "postgresql://<CREDENTIALS>@host/x y@z"),
+        ("redis://:pw@host", "redis://<CREDENTIALS>@host"),
+        ("https://ghp_Zq8vR2xLw9TnB4mKd7YcZq8v:pw@host", "https://<CREDENTIALS>@host"),
+        ("BEARER Zq8vR2xLw9TnB4mK", "BEARER <BEARER>"),
+        ("authorization: bearer abc123", "authorization: bearer <BEARER>"),
+        ("Authorization: Basic dXNlcjpwYXNz", "Authorization: Basic <BASIC>"),
+        ('{"Authorization": "Basic not:base64"}', '{"Authorization": "Basic <BASIC>"}'),
+        ("curl -H 'basic dXNlcjpwYXNz'", "curl -H 'basic <BASIC>'"),
+        ("basic sk-proj-Zq8vR2xLw9TnB4mKd7Yc", "basic <API_KEY>"),
+        ("aws_secret_access_key = wJalrXU/K7MD+bPx", "aws_secret_access_key = <SECRET>"),
+        ("password=hunter2, user=bob", "password=<SECRET>, user=bob"),
+        ("https://h/x?access_token=abcd&y=2", "https://h/x?access_token=<SECRET>&y=2"),
+        ("login(user='bob', passwd='it is')", "login(user='bob', passwd='<SECRET>')"),
+        ("PGPASSWORD=abcd psql", "PGPASSWORD=<SECRET> psql"),
+        ("my password: hunter2.", "my password: <SECRET>."),
+        ("X-Api-Key: zq8vr2xlw9", "X-Api-Key: <SECRET>"),
+        ('os.environ["API_KEY"] = "abc"', 'os.environ["API_KEY"] = "<SECRET>"'),
+        ("apikey=abc1\\nuser=bob", "apikey=<SECRET>\\nuser=bob"),
+        ('{"apiKey": "a\\"b", "n": 1}', '{"apiKey": "<SECRET>", "n": 1}'),
+        ("{'client_secret': 'abc', 'n': 1}", "{'client_secret': '<SECRET>', 'n': 1}"),
+        (r"{\"token\": \"a\\\"b\", \"n\": 1}", r"{\"token\": \"<SECRET>\", \"n\": 1}"),
+        ('next_token="token=hunter2"', 'next_token="token=<SECRET>"'),
+        ("api_key=sk-proj-Zq8vR2xLw9TnB4mKd7Yc", "api_key=<API_KEY>"),
         ("-----BEGIN PRIVATE KEY-----\ncut off", "<PRIVATE_KEY>"),
     ],
 )
@@ -124,15 +153,125 @@ def test_secrets_in_context(text: str, clean: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["order #W123", "https://example.org/a:b", "task-sk-1", "a user: bob@example.org"]
+    "text",
+    [
+        "order #W123",
+        "https://example.org/a:b",
+        "https://example.org:80/@bob",
+        "task-sk-1",
+        "a user: bob@example.org",
+        "Order #W2378156, item 9523456873, product 1656367028, gift_card_5634230",
+        '{"order_id": "#W2378156", "payment_method_id": "credit_card_4421486"}',
+        "total_tokens: 123, max_tokens=1024, token: 123",
+        '{"token": 123, "password": null, "tokens": ["a"]}',
+        '{"properties": {"password": {"type": "string"}}, "required": ["password", "token"]}',
+        "tokenizer=llama3-8b secretary: Ann12345",
+        'next_page_token="abc123", eos_token="</s>", nextToken: abc12345',
+        "password = getpass('Password: ')",
+        "login(password=password, token=self.token, secret=os.environ['X'])",
+        "api_key=$API_KEY password=${PW} token={token}",
+        "if token == expected:",
+        "The secret: always be kind. Password: required. Token: string",
+        "Get an API key: https://example.org/keys/2024",
+        "a basic understanding of Bearer authentication is needed",
+        'password: "<your_password>" secret="****"',
+    ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert redact_secrets(text) == text
 
 
-@given(st.text())
+@pytest.mark.parametrize(
+    ("name", "is_secret"),
+    [
+        *((name, True) for name in ("password", "X-Api-Key", "accessToken", "DB_PASSWORD")),
+        *((name, True) for name in ("aws_secret_access_key", "clientSecret", "Authorization")),
+        *((name, False) for name in ("tokenizer", "total_tokens", "next_page_token", "NextToken")),
+        *((name, False) for name in ("secret_santa", "key", "order_id", "pad_token", "")),
+    ],
+)
+def test_names_of_secrets(name: str, is_secret: bool) -> None:
+    assert is_secret_name(name) is is_secret
+
+
+pieces = st.sampled_from(
+    [
+        *("password", "token", "api_key", "=", ":", '"', "'", "\\", " ", "\n", "@", "/", "://"),
+        *("Basic ", "Bearer ", "Authorization", "dXNlcjpwYXNz", "a1b2c3", "x", "(", "{", ","),
+        *(secret for secret in sorted(SECRETS) if "\n" not in secret),
+    ]
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text() | st.lists(pieces, max_size=14).map("".join))
 def test_redaction_is_idempotent(text: str) -> None:
     assert redact_secrets(redact_secrets(text)) == redact_secrets(text)
+
+
+@given(
+    st.sampled_from(["password", "api_key", "apiKey", "accessToken"]),
+    st.text(min_size=1, max_size=20),
+)
+def test_json_stays_json_without_the_secret(name: str, secret: str) -> None:
+    body = {name: f"zq8v{secret}zq8v", "after": [1, {"order": "W1"}]}
+    for layers in range(3):
+        text = json.dumps(body)
+        for _ in range(layers):
+            text = json.dumps(text)
+        clean = redact_secrets(text)
+        assert "zq8v" not in clean
+        for _ in range(layers + 1):
+            clean = json.loads(clean)
+        assert clean == {**body, name: "<SECRET>"}
+
+
+def test_values_behind_secret_names_are_hidden_and_schemas_stay() -> None:
+    arguments = {
+        "password": "hunter2",
+        "api_key": ["abc", 7],
+        "nested": {"Authorization": "Digest abc", "n": 1},
+        "token": 123,
+        "next_page_token": "abc",
+        "note": "password",
+    }
+    call = ToolCall(id="1", name="login", arguments=arguments)
+    assert redact_model(call, redact_secrets).arguments == {
+        **arguments,
+        "password": "<SECRET>",
+        "api_key": ["<SECRET>", 7],
+        "nested": {"Authorization": "<SECRET>", "n": 1},
+    }
+    assert redact_model(call, None) == call
+    schema = {
+        "type": "object",
+        "properties": {
+            name: {"type": "string", "description": f"The {name}."}
+            for name in ("password", "token")
+        },
+        "required": ["password", "token"],
+    }
+    tool = Tool(name="login", parameters=schema)  # type: ignore[arg-type]
+    assert redact_model(tool, redact_secrets) == tool
+
+
+@pytest.mark.parametrize(
+    "piece", ["password=", 'password="', "password=a(", "next_token=", "://a:", "://a:b@", "basic "]
+)
+def test_any_text_takes_time_in_proportion_to_its_length(piece: str) -> None:
+    redact_secrets(piece * (1_000_000 // len(piece)))  # in squares, this would end in a timeout
+
+
+def test_texts_of_a_benchmark_stay_as_they_are() -> None:
+    tau2 = find_spec("tau2")
+    if tau2 is None or not tau2.submodule_search_locations:
+        pytest.skip("tau2 is not installed")
+    domains = Path(tau2.submodule_search_locations[0]) / "data" / "tau2" / "domains" / "retail"
+    files = [file for file in domains.rglob("*") if file.suffix in (".json", ".md")]
+    assert files
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert redact_secrets(text) == text, file.name
 
 
 def test_keys_that_look_alike_afterwards_keep_both_values() -> None:

@@ -5,12 +5,13 @@ import stat
 import subprocess
 import sys
 import threading
+import traceback
 from pathlib import Path
 
 import pytest
 
 from rwml import Message, Outcome, Step, Store, ToolCall, Trajectory, open_store
-from rwml.errors import StoreError
+from rwml.errors import StoreError, StoreUnavailableError
 from rwml.store.database import PAGE
 from rwml.store.tables import STORE_VERSION
 
@@ -213,6 +214,60 @@ def test_urls_that_cannot_be_a_store(url: str) -> None:
         open_store(url)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql//bob:hush@host/db",
+        "postgresql://bob:hu@hush:x@host/db",
+        "postgresql://bob:hu@hush@host/db",
+        "postgresql://bob:a@host:hush/db",
+        "postgresql://bob:hush@127.0.0.1:9/db",
+        "postgresql://bob@127.0.0.1:9/db?password=hush",
+        "mysql://bob:hush@host/db",
+    ],
+)
+def test_no_password_of_a_url_is_told(url: str) -> None:
+    if "127.0.0.1" in url:
+        pytest.importorskip("psycopg")
+    with pytest.raises(StoreError) as caught:
+        open_store(url)
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_locked_store_is_unavailable_and_a_refused_value_is_not(
+    path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "create trigger refuse before insert on trajectories when new.id = 'bad' "
+            "begin select raise(abort, 'not this one'); end"
+        )
+    connection.close()
+    with pytest.raises(StoreError, match="not this one") as caught:
+        store.add(trajectory("bad"))
+    assert not isinstance(caught.value, StoreUnavailableError)
+    monkeypatch.setattr("rwml.store.database.LOCK_TIMEOUT_S", 0.01)
+    with open_store(f"sqlite:///{path}") as other:
+        code = (
+            "import filelock, sys\n"
+            "with filelock.FileLock(sys.argv[1]):\n"
+            "    print(flush=True)\n"
+            "    sys.stdin.read()\n"
+        )
+        holder = subprocess.Popen(
+            [sys.executable, "-c", code, f"{path}.lock"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert holder.stdout is not None
+            holder.stdout.readline()
+            with pytest.raises(StoreUnavailableError, match="locked"):
+                other.add(trajectory("t"))
+        finally:
+            holder.communicate()
+
+
 def test_directory_that_cannot_be_made_is_a_store_error(path: Path) -> None:
     path.write_text("a file")
     with pytest.raises(StoreError, match="cannot make a store"):
@@ -239,6 +294,16 @@ def test_row_that_does_not_fit_is_a_store_error(path: Path, store: Store) -> Non
     connection.close()
     with pytest.raises(StoreError, match="trajectory t does not fit"):
         list(store.trajectories())
+
+
+def test_what_does_not_fit_is_not_quoted(path: Path, store: Store) -> None:
+    store.add(trajectory("t", step(0)))
+    with sqlite3.connect(path) as connection:
+        connection.execute("""update steps set body = '{"index": "hush", "hush": 1}'""")
+    connection.close()
+    with pytest.raises(StoreError, match="trajectory t does not fit the schema: Step: ") as caught:
+        list(store.trajectories())
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_processes_write_and_create_at_once(path: Path) -> None:

@@ -34,7 +34,7 @@ MESSAGES = [{"role": "user", "content": "the quick brown fox"}]
 @pytest.fixture(scope="module")
 def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with a random LoRA adapter."""
-    return make_tiny_run(tmp_path_factory.mktemp("serving") / "run", tiny_model, name=NAME)
+    return make_tiny_run(tmp_path_factory.mktemp("serving") / "run", tiny_model, name=NAME, seed=9)
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +261,10 @@ def test_folders_that_cannot_be_served_are_refused(tmp_path, run):
     mute = make_tiny_model(tmp_path / "mute", chat_template=False)
     with pytest.raises(ModelError, match="no chat template"), serve(mute):
         pass
-    with pytest.raises(ModelError, match="without a warm start"), serve(run, stage="warm_start"):
+    cold = Path(shutil.copytree(run, tmp_path / "cold"))
+    manifest = cold / "run.json"
+    manifest.write_text(manifest.read_text().replace('"warm_start": true', '"warm_start": false'))
+    with pytest.raises(ModelError, match="without a warm start"), serve(cold, stage="warm_start"):
         pass
 
 

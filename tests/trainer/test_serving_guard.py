@@ -157,6 +157,28 @@ def test_host_is_compared_without_case():
     assert ask("GET", "/v1/models", headers=headers)[0].status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("127.0.0.1:80", 200),
+        ("LOCALHOST", 200),
+        ("[::1]", 200),
+        ("127.0.0.1:8000", 400),
+        ("127.0.0.1:", 400),
+        ("evil.example", 400),
+        ("evil.example:80", 400),
+    ],
+)
+def test_port_80_may_be_left_out(given, status):
+    inner = Inner()
+    guard = Guard(inner, key=KEY, hosts=["127.0.0.1:80", "localhost:80", "[::1]:80"])
+    headers = {**BEARER, "Host": given}
+    answer, seen = ask("GET", "/v1/models", inner=inner, guard=guard, headers=headers)
+    assert answer.status_code == status
+    assert len(seen) == (status == 200)
+
+
 def test_only_checked_parts_reach_the_application():
     headers = {**BEARER, "x-litellm-timeout": "1", "x-mcp-auth": "a", "Content-Type": "text/plain"}
     _, seen = ask(
@@ -307,6 +329,12 @@ def test_fields_that_choose_more_than_the_completion_are_refused(field):
         b'{"model": "world", "messages": [], "seed": NaN}',
         b'{"model": "world", "messages": [], "tools": [{"type": "mcp", "server_url": "http://x"}]}',
         b'{"model": "world", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
+        b'{"model": "world", "messages": [{"content": {"type": "image_url", "image_url": "x"}}]}',
+        b'{"model": "world", "messages": [{"content": {"type": "text", "text": "hi"}}]}',
+        b'{"model": "world", "messages": [{"content": 1}]}',
+        b'{"model": "world", "messages": [{"content": ["hi"]}]}',
+        b'{"model": "world", "messages": [], "temperature": 1e999}',
+        b'{"model": "world", "messages": [], "logit_bias": {"1": -1e999}}',
         b"[" * 100_000,
         b'{"model": "world", "messages": [], "seed": ' + b"9" * 5000 + b"}",
     ],
@@ -314,6 +342,20 @@ def test_fields_that_choose_more_than_the_completion_are_refused(field):
 def test_bodies_that_make_no_sense_are_refused(body):
     with pytest.raises(BadRequestError):
         clean(body)
+
+
+@pytest.mark.parametrize("content", [None, "hi", [], [{"type": "text", "text": "hi"}]])
+def test_text_passes_in_each_of_its_forms(content):
+    body = {"model": "world", "messages": [{"role": "user", "content": content}]}
+    assert json.loads(clean(json.dumps(body).encode())) == body
+
+
+def test_a_number_that_is_none_is_answered_with_400():
+    body = json.dumps(CHAT)[:-1] + ', "temperature": 1e999}'
+    answer, seen = ask("POST", "/v1/chat/completions", headers=BEARER, content=body)
+    assert answer.status_code == 400
+    assert code(answer) == "invalid_request"
+    assert not seen
 
 
 def test_a_field_given_twice_is_the_one_that_was_checked():

@@ -26,7 +26,7 @@ def draw_report(report: dict[str, Any], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.2), layout="constrained")
     rewards = report["train"]["reward"]
     known = [(step, reward) for step, reward in enumerate(rewards, 1) if reward is not None]
     left.plot([step for step, _ in known], [reward for _, reward in known], marker="o")
@@ -48,6 +48,8 @@ def _draw_predictors(axes: Any, results: dict[str, Any]) -> None:
         low, high = figures["reward_ci95"]
         spots = [x + (place - (len(shown) - 1) / 2) * width for x in range(len(labels))]
         axes.bar(spots, values, width, label=name.replace("_", " "))
+        for spot, value, top in zip(spots, values, [high, *values[1:]], strict=True):
+            axes.text(spot, top + 0.01, f"{value:.2f}", ha="center", va="bottom", fontsize="small")
         axes.errorbar(spots[0], values[0], [[values[0] - low], [high - values[0]]], color="black")
     rows = results["constant"]["by_kind"]
     axes.set_xticks(
@@ -56,11 +58,12 @@ def _draw_predictors(axes: Any, results: dict[str, Any]) -> None:
     )
     low, high = results["ci95"]
     minus = " minus ".join(name.replace("_", " ") for name in results["compared"])
-    axes.set(
-        title=f"Held-out reward; {minus}: {results['difference']:+.3f} "
-        f"[{low:+.3f}, {high:+.3f}]\n{results['verdict']}",
-        ylabel="reward (bars: 95% interval over tasks)",
+    axes.set_title(
+        f"Held-out reward\n{minus}: {results['difference']:+.3f} [{low:+.3f}, {high:+.3f}], "
+        f"{results['verdict']}",
+        fontsize="medium",
     )
+    axes.set_ylabel("reward (lines: 95% interval over tasks)")
     axes.set_ylim(0, 1.05)
     axes.legend()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwml.errors import UsageError
+from rwml.extras import require
 
 if TYPE_CHECKING:
     from tau2.data_model.tasks import Task
@@ -32,7 +33,8 @@ class ModelOptions:
     Attributes:
         model: LiteLLM's name of it, such as ``openai/NAME`` for an endpoint of one's own.
         api_base: the endpoint; None for the provider's.
-        api_key: None leaves it to LiteLLM, which reads the provider's own variable.
+        api_key: None leaves it to LiteLLM, which reads the provider's own variable; not shown
+            when this is printed.
         temperature: None for the provider's default.
         max_tokens: longest reply; None for the provider's default.
         tools_as_text: tell the tools in words (see `tools_as_text`).
@@ -40,7 +42,7 @@ class ModelOptions:
 
     model: str
     api_base: str | None = None
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     temperature: float | None = None
     max_tokens: int | None = None
     tools_as_text: bool = False
@@ -87,7 +89,12 @@ def read_api_key(
 
 
 def litellm_agent(options: ModelOptions, *, seed: int) -> Agent:
-    """An agent that asks a LiteLLM model."""
+    """An agent that asks a LiteLLM model.
+
+    Raises:
+        MissingExtraError: langchain-litellm is not installed. Said here, and not by each episode.
+    """
+    require("litellm", "langchain_litellm")
 
     def policy(task: Task, environment: Environment) -> ChatPolicy:
         from rwml_adapters.tau2.agent import tool_schemas
@@ -121,14 +128,7 @@ def scripted_agent(*, error_rate: float, seed: int) -> Agent:
 
 
 def chat_model(options: ModelOptions, *, seed: int) -> Any:
-    """The LangChain chat model of `options`.
-
-    Raises:
-        MissingExtraError: langchain-litellm is not installed.
-    """
-    from rwml.extras import require
-
-    require("tau2", "langchain_litellm")
+    """The LangChain chat model of `options`."""
     from langchain_litellm import ChatLiteLLM
 
     return ChatLiteLLM(

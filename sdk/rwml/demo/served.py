@@ -76,7 +76,7 @@ def play_one_task(ready: Result, store: str) -> Result:
             *("record", "tau2", "--domain", "retail", "--split", "train", "--tasks", "1"),
             *("--store", store, "--model", f"openai/{model_name(ready)}"),
             *("--api-base", str(ready["endpoint"]), "--api-key-file", str(ready["key_file"])),
-            *("--tools-as-text", "--max-steps", "8", "--max-tokens", "64"),
+            *("--tools-as-text", "--max-steps", "6", "--max-tokens", "64"),
         ]
     )
     episodes = played["episodes"]

@@ -2,7 +2,8 @@
 
 Writes are idempotent upserts in one transaction per batch. On SQLite they are serialised across
 processes by a lock file beside the database, because two connections that reset the write-ahead
-log at once can corrupt it in SQLite 3.7.0-3.51.2. Reading streams in bounded memory.
+log at once can corrupt it in SQLite 3.7.0-3.51.2. Reading streams in bounded memory. No connection
+is open while the process forks: a child that inherits one may corrupt or lose what both write.
 """
 
 from __future__ import annotations
@@ -13,26 +14,28 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 from filelock import FileLock
 from filelock import Timeout as LockTimeout
-from pydantic import ValidationError
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from rwml.errors import MissingExtraError, StoreError
+from rwml import forking
+from rwml.errors import MissingExtraError, StoreError, StoreUnavailableError
 from rwml.schema import Step, Trajectory, Transition
+from rwml.store.rows import load, step_row, trajectory_row
 from rwml.store.tables import STORE_VERSION, metadata, schema_info, steps, trajectories
+from rwml.store.urls import parse_url, shown_url
 
 PAGE = 64
 """Trajectories read at once: bounds memory, whatever the size of the store (ours)."""
 LOCK_TIMEOUT_S = 60.0
 """How long a write waits for another process's write before it fails (ours)."""
-
-_Row = TypeVar("_Row", Trajectory, Step)
+FORK_TIMEOUT_S = 5.0
+"""How long a fork waits for a write or read that is under way in another thread (ours)."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def open_store(url: str, *, create: bool = True) -> Store:
             written by a newer rwml (it is left as it is), or the file is not a store.
         MissingExtraError: the database driver is not installed.
     """
-    parsed = _parse_url(url)
+    parsed = parse_url(url)
     path = Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
     if path is not None and not path.exists():
         if not create:
@@ -87,7 +90,7 @@ def open_store(url: str, *, create: bool = True) -> Store:
         raise StoreError(f"{parsed.drivername!r} is no database that rwml knows") from error
     except ModuleNotFoundError as error:
         raise MissingExtraError("postgres", error.name or "psycopg") from error
-    lock = FileLock(f"{path}.lock", timeout=LOCK_TIMEOUT_S, mode=0o600) if path else None
+    lock = _make_lock(f"{path}.lock") if path else None
     if path is not None:
         event.listen(engine, "connect", _configure_sqlite)
     store = Store(engine=engine, lock=lock)
@@ -105,11 +108,16 @@ class Store:
     def __init__(self, *, engine: Engine, lock: FileLock | None) -> None:
         self._engine = engine
         self._lock = lock
+        self._gate = forking.Gate()
+        self._is_stranded = False
+        forking.register(
+            self, before=Store._before_fork, parent=Store._in_parent, child=Store._in_child
+        )
 
     @property
     def url(self) -> str:
         """The store's URL, without a password."""
-        return self._engine.url.render_as_string(hide_password=True)
+        return shown_url(self._engine.url)
 
     def check_version(self, *, create: bool) -> None:
         """Makes the tables of an empty database; refuses another version's.
@@ -153,9 +161,10 @@ class Store:
 
         Raises:
             StoreError: the database refused; nothing of this batch was written.
+            StoreUnavailableError: it is locked or out of reach, whatever the batch.
         """
-        header_rows = [_trajectory_row(trajectory) for trajectory in headers]
-        step_rows = [_step_row(owner, step) for owner, step in steps_by_trajectory]
+        header_rows = [trajectory_row(trajectory) for trajectory in headers]
+        step_rows = [step_row(owner, step) for owner, step in steps_by_trajectory]
         try:
             with self._writing() as connection:
                 _upsert(connection, trajectories, header_rows)
@@ -164,9 +173,12 @@ class Store:
                     connection.execute(sa.delete(steps).where(beyond))
                 _upsert(connection, steps, step_rows)
         except LockTimeout as error:
-            raise StoreError(f"{self.url} is locked by another process") from error
+            raise StoreUnavailableError(f"{self.url} is locked by another process") from error
+        except StoreError:
+            raise
         except (SQLAlchemyError, OSError) as error:
-            raise StoreError(f"cannot write to {self.url}: {_first_line(error)}") from error
+            kind = StoreUnavailableError if _is_out_of_reach(error) else StoreError
+            raise kind(f"cannot write to {self.url}: {_first_line(error)}") from error
 
     def add(self, trajectory: Trajectory) -> None:
         """Writes one whole trajectory; it replaces an earlier recording of the same id."""
@@ -196,7 +208,7 @@ class Store:
                 rows = connection.execute(query.order_by(trajectories.c.id).limit(PAGE)).all()
                 found = self._steps_of(connection, [row.id for row in rows])
             for row in rows:
-                yield _load(Trajectory, row.body, row.id).model_copy(
+                yield load(Trajectory, row.body, row.id).model_copy(
                     update={"steps": tuple(found.get(row.id, ()))}
                 )
             if len(rows) < PAGE:
@@ -236,11 +248,7 @@ class Store:
 
     def close(self) -> None:
         """Closes the connections; the last one writes the log back, so it takes its turn."""
-        with contextlib.ExitStack() as stack:
-            if self._lock:
-                with contextlib.suppress(OSError):  # nobody can write here: closing is harmless
-                    stack.enter_context(self._lock)
-            self._engine.dispose()
+        self._close_connections(LOCK_TIMEOUT_S)
 
     def __enter__(self) -> Store:
         return self
@@ -261,15 +269,47 @@ class Store:
             metadata.create_all(connection)
             _upsert(connection, schema_info, [{"id": 1, "version": STORE_VERSION}])
 
+    def _close_connections(self, timeout_s: float) -> None:
+        with contextlib.ExitStack() as stack:
+            if self._lock:
+                with contextlib.suppress(OSError):  # nobody can write here: closing is harmless
+                    stack.enter_context(self._lock.acquire(timeout=timeout_s))
+            self._engine.dispose()
+
+    def _before_fork(self) -> None:
+        if self._gate.shut(FORK_TIMEOUT_S):
+            self._close_connections(FORK_TIMEOUT_S)
+
+    def _in_parent(self) -> None:
+        self._gate.open()
+
+    def _in_child(self) -> None:
+        # SQLite would take the parent's lock for ours, and wait for it without an end.
+        self._is_stranded = self._lock is not None and self._gate.is_busy
+        self._gate = forking.Gate()
+        self._engine.dispose(close=False)  # should one be open after all, it is the parent's
+        if self._lock:
+            self._lock = _make_lock(self._lock.lock_file)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[None]:
+        with self._gate.inside():
+            if self._is_stranded:
+                raise StoreUnavailableError(
+                    f"this process was forked in the middle of a write to {self.url}: start it anew"
+                )
+            yield
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:
-        with self._lock or contextlib.nullcontext(), self._engine.begin() as connection:
+        turn = self._lock or contextlib.nullcontext()
+        with self._open(), turn, self._engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Connection]:
         try:
-            with self._engine.connect() as connection:
+            with self._open(), self._engine.connect() as connection:
                 yield connection
         except SQLAlchemyError as error:
             raise StoreError(f"cannot read {self.url}: {_first_line(error)}") from error
@@ -283,7 +323,7 @@ class Store:
         )
         found: dict[str, list[Step]] = {}
         for row in connection.execute(query):
-            found.setdefault(row.trajectory_id, []).append(_load(Step, row.body, row.trajectory_id))
+            found.setdefault(row.trajectory_id, []).append(load(Step, row.body, row.trajectory_id))
         return found
 
 
@@ -308,52 +348,8 @@ def _upsert(connection: Connection, table: sa.Table, rows: list[dict[str, Any]])
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=values), rows)
 
 
-def _trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
-    return {
-        "id": trajectory.id,
-        "source": trajectory.source,
-        "task_id": trajectory.task_id,
-        "split": trajectory.split,
-        "status": trajectory.outcome.status,
-        "reward": trajectory.outcome.reward,
-        "body": trajectory.model_dump_json(exclude={"steps"}, exclude_defaults=True),
-    }
-
-
-def _step_row(trajectory_id: str, step: Step) -> dict[str, Any]:
-    return {
-        "trajectory_id": trajectory_id,
-        "step_index": step.index,
-        "attempt": step.attempt,
-        "kind": step.kind if step.observation else None,
-        "status": step.status,
-        "orphans": step.orphans(),
-        "body": step.model_dump_json(exclude_defaults=True),
-    }
-
-
-def _load(model: type[_Row], body: str, owner: str) -> _Row:
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise StoreError(f"trajectory {owner} does not fit the schema: {error}") from error
-
-
-def _parse_url(url: str) -> sa.URL:
-    try:
-        parsed = sa.make_url(url)
-    except ArgumentError as error:
-        raise StoreError(f"{url!r} is no store URL: use sqlite:///FILE, say") from error
-    if parsed.drivername in ("postgresql", "postgres"):
-        return parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_backend_name() == "postgresql":
-        return parsed
-    if parsed.get_backend_name() != "sqlite":
-        raise StoreError(f"{parsed.drivername!r} is no database that rwml knows")
-    file = parsed.database or ":memory:"
-    if ":memory:" in file or file.startswith("file:"):
-        raise StoreError("a SQLite store is a file on disk: use sqlite:///FILE")
-    return parsed.set(database=str(Path(file).absolute()))  # a later chdir must not move it
+def _make_lock(file: str) -> FileLock:
+    return FileLock(file, timeout=LOCK_TIMEOUT_S, mode=0o600)
 
 
 def _configure_sqlite(connection: Any, _: object) -> None:
@@ -365,3 +361,10 @@ def _configure_sqlite(connection: Any, _: object) -> None:
 
 def _first_line(error: Exception) -> str:
     return str(getattr(error, "orig", None) or error).splitlines()[0]
+
+
+def _is_out_of_reach(error: Exception) -> bool:
+    """Whether the database, rather than a value, is why a write failed."""
+    state = str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")
+    of_a_value = state.startswith("54")  # PostgreSQL: a limit, such as the size of an index row
+    return isinstance(error, (OperationalError, InterfaceError, OSError)) and not of_a_value

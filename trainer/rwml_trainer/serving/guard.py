@@ -58,7 +58,8 @@ class Guard:
     Args:
         app: the LiteLLM proxy.
         key: the bearer key that every route but the liveliness probe needs.
-        hosts: accepted Host headers, such as ``127.0.0.1:8000``.
+        hosts: accepted Host headers, such as ``127.0.0.1:8000``; port 80 may be left out, as
+            clients do.
         body_limit: bytes that a body may have, declared or not.
         body_timeout_s: seconds in which a body must have come.
     """
@@ -74,7 +75,9 @@ class Guard:
     ) -> None:
         self._app = app
         self._key = key.encode()
-        self._hosts = frozenset(host.encode() for host in hosts)
+        named = frozenset(hosts)
+        short = {host.removesuffix(":80") for host in named}
+        self._hosts = frozenset(host.encode() for host in named | short)
         self._body_limit = body_limit
         self._body_timeout_s = body_timeout_s
 

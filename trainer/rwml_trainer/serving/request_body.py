@@ -59,7 +59,7 @@ def clean(body: bytes) -> bytes:
     """
     try:
         request: JsonValue = json.loads(body, parse_constant=_refuse_constant)
-        text = json.dumps(request)
+        text = json.dumps(request, allow_nan=False)  # 1e999 is read as an infinity
     except (ValueError, RecursionError) as error:
         raise BadRequestError("the body is not valid JSON") from error
     if not isinstance(request, dict):
@@ -77,13 +77,19 @@ def _check(request: Mapping[str, JsonValue]) -> None:
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise BadRequestError("the field 'messages' must be a list of messages", "messages")
     for message in messages:
-        content = message.get("content") if isinstance(message, dict) else None
-        if isinstance(content, list) and not all(_has_type(part, "text") for part in content):
+        if not _is_text(message.get("content") if isinstance(message, dict) else None):
             # an image or a file may be an address that the server would fetch
             raise BadRequestError("message content may only be text", "messages")
     tools = request.get("tools") or []
     if not isinstance(tools, list) or not all(_has_type(tool, "function") for tool in tools):
         raise BadRequestError("tools may only be of type 'function'", "tools")
+
+
+def _is_text(content: JsonValue) -> bool:
+    """Whether it is None, a text, or a list of text parts: the only forms that are passed on."""
+    if isinstance(content, list):
+        return all(_has_type(part, "text") for part in content)
+    return content is None or isinstance(content, str)
 
 
 def _has_type(value: JsonValue, wanted: str) -> bool:
