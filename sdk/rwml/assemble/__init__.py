@@ -1,0 +1,22 @@
+"""Rebuilds trajectories from a plain stream of chat completions (design: Recording, way b).
+
+The next request's new messages are the observation of the last response. Requests are linked to
+responses by keyed hashes of message prefixes, so no ids of a framework are needed and what is kept
+leaks no text. Pure: nothing here reads, writes, or looks at a clock.
+"""
+
+from rwml.assemble.assembler import Assembler, Record
+from rwml.assemble.completion import Completion
+from rwml.assemble.digests import Digests, Hasher
+from rwml.assemble.ordering import assemble
+from rwml.assemble.state import AssemblyStats
+
+__all__ = [
+    "Assembler",
+    "AssemblyStats",
+    "Completion",
+    "Digests",
+    "Hasher",
+    "Record",
+    "assemble",
+]

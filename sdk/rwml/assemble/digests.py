@@ -1,0 +1,137 @@
+"""Keyed hashes of messages, histories and the tails by which a cut history is recognised.
+
+Keyed BLAKE2b (RFC 7693, a MAC): without the key a digest says nothing about the text, so digests
+may be stored beside redacted texts. Every message of a request is hashed once; prefixes and tails
+are chained from those digests, so the work is linear in the tokens of the stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rwml.assemble.completion import Completion
+from rwml.errors import UsageError
+from rwml.schema import Message
+
+DIGEST_BYTES = 16
+"""Size of a digest: no collision is to be expected below 2**60 messages (ours)."""
+_MAX_KEY_BYTES = hashlib.blake2b.MAX_KEY_SIZE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digests:
+    """What a completion is recognised by, for n messages in the request.
+
+    Attributes:
+        messages: n digests, one per message.
+        prefixes: n + 1 digests, of every prefix of the request, the empty one first.
+        last: index of the request's last assistant message; None where there is none.
+        action: of request and response together; None where the call failed.
+        tail: by which a later request with a cut history can name this response.
+        wanted_tail: the same of the request's last assistant message.
+    """
+
+    messages: tuple[bytes, ...]
+    prefixes: tuple[bytes, ...]
+    last: int | None
+    action: bytes | None
+    tail: bytes | None
+    wanted_tail: bytes | None
+
+    @property
+    def parent(self) -> bytes | None:
+        """The `action` digest of the completion that this request answers, if it is whole."""
+        return None if self.last is None else self.prefixes[self.last + 1]
+
+    @property
+    def request(self) -> bytes:
+        """Digest of the whole request."""
+        return self.prefixes[-1]
+
+
+class Hasher:
+    """Hashes messages and completions with one key.
+
+    Args:
+        key: secret of 1 to 64 bytes; the same key gives the same digests, in every process.
+
+    Attributes:
+        hashed: messages that were hashed so far.
+
+    Raises:
+        UsageError: the key has another length.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        if not 0 < len(key) <= _MAX_KEY_BYTES:
+            raise UsageError(f"the key must have 1 to {_MAX_KEY_BYTES} bytes, not {len(key)}")
+        self._key = key
+        self.hashed = 0
+
+    def message(self, message: Message) -> bytes:
+        """Digest of what a client sends back of a message.
+
+        Left out: names and reasoning, which clients drop; space around the text; None and empty
+        text, and the layout of JSON arguments, which are the same.
+        """
+        self.hashed += 1
+        calls = [
+            [call.id, call.name, call.raw_arguments, json.dumps(call.arguments, sort_keys=True)]
+            for call in message.tool_calls
+        ]
+        role = "system" if message.role == "developer" else message.role
+        text = (message.content or "").strip()
+        return self.join(json.dumps([role, text, calls, message.tool_call_id]).encode())
+
+    def join(self, *parts: bytes) -> bytes:
+        """Digest of several parts, each with its length, so that borders matter."""
+        state = hashlib.blake2b(digest_size=DIGEST_BYTES, key=self._key)
+        for part in parts:
+            state.update(len(part).to_bytes(8, "big"))
+            state.update(part)
+        return state.digest()
+
+    def completion(self, completion: Completion) -> Digests:
+        """All digests of a completion: n messages and a response take n + 1 message hashes."""
+        messages = tuple(self.message(message) for message in completion.messages)
+        scope = "" if completion.thread_id is None else f"thread:{completion.thread_id}"
+        prefixes = [self.join(b"scope", scope.encode("utf-8", "surrogatepass"))]
+        for digest in messages:
+            prefixes.append(self.join(prefixes[-1], digest))
+        request = completion.messages
+        actions = [place for place, message in enumerate(request) if message.role == "assistant"]
+        last = actions[-1] if actions else None
+        head = prefixes[_leading_system(request)]
+        action = tail = wanted = None
+        if completion.response is not None:
+            digest = self.message(completion.response)
+            action = self.join(prefixes[-1], digest)
+            tail = self._tail(head, messages, completion.response, digest)
+        if last is not None:
+            wanted = self._tail(head, messages[:last], request[last], messages[last])
+        return Digests(
+            messages=messages,
+            prefixes=tuple(prefixes),
+            last=last,
+            action=action,
+            tail=tail,
+            wanted_tail=wanted,
+        )
+
+    def _tail(self, head: bytes, before: Sequence[bytes], message: Message, digest: bytes) -> bytes:
+        """Names an action by scope, system prompt and itself: tool-call ids tell it from others.
+
+        Plain text may be said twice, so there the message before it counts too.
+        """
+        nearer = b"" if message.tool_calls or not before else before[-1]
+        return self.join(b"tail", head, nearer, digest)
+
+
+def _leading_system(messages: Sequence[Message]) -> int:
+    for place, message in enumerate(messages):
+        if message.role not in ("system", "developer"):
+            return place
+    return len(messages)
