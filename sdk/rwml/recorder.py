@@ -24,6 +24,7 @@ from pydantic import JsonValue
 
 from rwml import forking
 from rwml.errors import StoreUnavailableError
+from rwml.outer_calls import OuterCalls
 from rwml.redaction import Redactor, describe, redact_id, redact_model, redact_secrets
 from rwml.schema import (
     Fingerprint,
@@ -82,6 +83,9 @@ class Recorder:
         redact: applied to every string before it is written; what stands behind a name such as
             ``password`` is hidden as well (see `redact_model`). None stores all as it is.
         queue_records: bound of the queue, in records.
+
+    Attributes:
+        outer_calls: model calls that an integration sees, for those further in.
 
     Raises:
         StoreError: the store cannot be opened.
@@ -209,6 +213,7 @@ class Recorder:
             self._warn_once("recording failed: %s", describe(error))
 
     def _start(self) -> None:
+        self.outer_calls = OuterCalls()
         self._queue: queue.Queue[_Record | None] = queue.Queue(maxsize=self._queue_records)
         self._stats = RecorderStats()
         self._lock = threading.Lock()

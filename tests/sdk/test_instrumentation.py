@@ -106,10 +106,11 @@ def test_recorder_is_closed_even_if_undoing_fails(plug_in, url: str) -> None:
     assert handle.recorder.stats.dropped == 1
 
 
-def test_without_langchain_it_says_what_to_install(url: str) -> None:
+def test_without_any_framework_it_says_what_to_install(url: str) -> None:
     code = (
         "import sys\n"
         "sys.modules['langchain_core'] = None\n"  # as if it were not installed
+        "sys.modules['litellm'] = None\n"
         "import rwml\n"
         "try:\n"
         "    rwml.instrument(store=sys.argv[1])\n"

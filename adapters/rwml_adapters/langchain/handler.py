@@ -160,6 +160,7 @@ class RWMLCallbackHandler(BaseCallbackHandler):
                 clock=time.monotonic(),
                 digests=prefixes(read),
             )
+            self._recorder.outer_calls.enter(str(run_id), read)
             with self._lock:
                 self._calls[run_id] = call
             self._conversations.start(call)
@@ -174,6 +175,7 @@ class RWMLCallbackHandler(BaseCallbackHandler):
     ) -> None:
         """A model answered: the message is the action of a step."""
         with self._recorder.guard():
+            self._recorder.outer_calls.leave(str(run_id))
             with self._lock:
                 call = self._calls.pop(run_id, None)
             action = to_action(response)
@@ -195,6 +197,7 @@ class RWMLCallbackHandler(BaseCallbackHandler):
     ) -> None:
         """A model failed: there is no action, so there is no step."""
         with self._recorder.guard():
+            self._recorder.outer_calls.leave(str(run_id))
             with self._lock:
                 self._calls.pop(run_id, None)
             self._leave(run_id, parent_run_id, completed=False)
