@@ -4,6 +4,8 @@ SQLite is the embedded default (``sqlite:///file``), PostgreSQL the shared one
 (``postgresql+psycopg://...``): one schema, through SQLAlchemy Core.
 """
 
-from rwml.store.database import Counts, Store, open_store
+from rwml.store.aggregates import Counts, Stats
+from rwml.store.database import Store, open_store
+from rwml.store.erasure import Forgotten, Subject
 
-__all__ = ["Counts", "Store", "open_store"]
+__all__ = ["Counts", "Forgotten", "Stats", "Store", "Subject", "open_store"]

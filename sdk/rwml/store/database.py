@@ -2,8 +2,9 @@
 
 Writes are idempotent upserts in one transaction per batch. On SQLite they are serialised across
 processes by a lock file beside the database, because two connections that reset the write-ahead
-log at once can corrupt it in SQLite 3.7.0-3.51.2. Reading streams in bounded memory. No connection
-is open while the process forks: a child that inherits one may corrupt or lose what both write.
+log at once can corrupt it in SQLite 3.7.0-3.51.2. PostgreSQL lets writers run side by side: a
+deadlock between them is tried again. Reading streams in bounded memory. No connection is open while
+the process forks: a child that inherits one may corrupt or lose what both write.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from filelock import FileLock
@@ -26,37 +26,25 @@ from sqlalchemy.exc import InterfaceError, NoSuchModuleError, OperationalError, 
 from rwml import forking
 from rwml.errors import MissingExtraError, StoreError, StoreUnavailableError
 from rwml.schema import Step, Trajectory, Transition
-from rwml.store.rows import load, step_row, trajectory_row
+from rwml.store.aggregates import Counts, Stats, count_rows, gather_stats
+from rwml.store.erasure import Forgotten, Subject, find_subject, remove, scrub
+from rwml.store.migrations import MIGRATIONS, migrate
+from rwml.store.rows import PAGE, as_key, load, step_row, trajectory_row, upsert
 from rwml.store.tables import STORE_VERSION, metadata, schema_info, steps, trajectories
 from rwml.store.urls import parse_url, shown_url
 
-PAGE = 64
-"""Trajectories read at once: bounds memory, whatever the size of the store (ours)."""
 LOCK_TIMEOUT_S = 60.0
 """How long a write waits for another process's write before it fails (ours)."""
 FORK_TIMEOUT_S = 5.0
 """How long a fork waits for a write or read that is under way in another thread (ours)."""
+DEADLOCK_ATTEMPTS = 5
+"""How often PostgreSQL may break a batch off in favour of another writer's (ours)."""
+DEADLOCK_STATES = ("40001", "40P01")
+"""SQLSTATE of a serialisation failure and of a deadlock: the whole batch may be tried again."""
+MAKING_TABLES = 0x72776D6C
+"""Advisory lock of PostgreSQL under which tables are made or migrated ("rwml" in ASCII)."""
 
-
-@dataclass(frozen=True)
-class Counts:
-    """What a store holds, by one pass of SQL aggregates.
-
-    Attributes:
-        trajectories: recorded trajectories.
-        transitions: steps whose next state is known.
-        pending: steps still waiting for it.
-        errors: transitions whose next state is an error.
-        interrupted: steps that were cut off.
-        orphans: tool results that answer no call, plus steps without a trajectory.
-    """
-
-    trajectories: int
-    transitions: int
-    pending: int
-    errors: int
-    interrupted: int
-    orphans: int
+_Result = TypeVar("_Result")
 
 
 def open_store(url: str, *, create: bool = True) -> Store:
@@ -85,7 +73,8 @@ def open_store(url: str, *, create: bool = True) -> Store:
         except OSError as error:
             raise StoreError(f"cannot make a store at {path}: {error.strerror}") from error
     try:
-        engine = sa.create_engine(parsed)
+        # A server may have been restarted since the last write: ask before relying on it.
+        engine = sa.create_engine(parsed, pool_pre_ping=path is None)
     except NoSuchModuleError as error:
         raise StoreError(f"{parsed.drivername!r} is no database that rwml knows") from error
     except ModuleNotFoundError as error:
@@ -120,28 +109,33 @@ class Store:
         return shown_url(self._engine.url)
 
     def check_version(self, *, create: bool) -> None:
-        """Makes the tables of an empty database; refuses another version's.
+        """Makes the tables of an empty database; brings an older store up to date.
+
+        Args:
+            create: False for a reader, which changes nothing and refuses an older store.
 
         Raises:
             StoreError: the store is newer than this rwml, or is no rwml store.
         """
         # In turn with others: a half-made store must not look like somebody else's.
         turn = self._lock if create and self._lock else contextlib.nullcontext()
-        try:
-            with turn:
-                tables = set(sa.inspect(self._engine).get_table_names())
-                if schema_info.name not in tables:
-                    self._make_tables(tables, create=create)
-                with self._engine.connect() as connection:
-                    version = connection.scalar(sa.select(schema_info.c.version))
-        except StoreError:
-            raise
-        except (SQLAlchemyError, OSError) as error:
-            raise StoreError(f"cannot open {self.url}: {_first_line(error)}") from error
+        with self._errors("open"), turn:
+            tables = set(sa.inspect(self._engine).get_table_names())
+            if schema_info.name not in tables:
+                self._make_tables(tables, create=create)
+            with self._engine.connect() as connection:
+                version = connection.scalar(sa.select(schema_info.c.version))
+            if version is not None and version < STORE_VERSION and create:
+                version = self._migrate()
         if version is None or version > STORE_VERSION:
             raise StoreError(
                 f"{self.url} has store version {version}, this rwml knows {STORE_VERSION}: "
                 f"upgrade rwml"
+            )
+        if version < STORE_VERSION:
+            raise StoreError(
+                f"{self.url} has store version {version}, this rwml reads {STORE_VERSION}: bring "
+                f"it up to date by opening it for writing once, with rwml.open_store(URL)"
             )
 
     def write(
@@ -162,23 +156,20 @@ class Store:
         Raises:
             StoreError: the database refused; nothing of this batch was written.
             StoreUnavailableError: it is locked or out of reach, whatever the batch.
+            OverflowError: a number is too large for SQLite; nothing was written.
         """
         header_rows = [trajectory_row(trajectory) for trajectory in headers]
         step_rows = [step_row(owner, step) for owner, step in steps_by_trajectory]
-        try:
-            with self._writing() as connection:
-                _upsert(connection, trajectories, header_rows)
-                for owner, length in (lengths or {}).items():
-                    beyond = (steps.c.trajectory_id == owner) & (steps.c.step_index >= length)
-                    connection.execute(sa.delete(steps).where(beyond))
-                _upsert(connection, steps, step_rows)
-        except LockTimeout as error:
-            raise StoreUnavailableError(f"{self.url} is locked by another process") from error
-        except StoreError:
-            raise
-        except (SQLAlchemyError, OSError) as error:
-            kind = StoreUnavailableError if _is_out_of_reach(error) else StoreError
-            raise kind(f"cannot write to {self.url}: {_first_line(error)}") from error
+        cuts = sorted((as_key(owner), length) for owner, length in (lengths or {}).items())
+
+        def work(connection: Connection) -> None:
+            upsert(connection, trajectories, header_rows)
+            for key, length in cuts:
+                beyond = (steps.c.trajectory_id == key) & (steps.c.step_index >= length)
+                connection.execute(sa.delete(steps).where(beyond))
+            upsert(connection, steps, step_rows)
+
+        self._transact(work)
 
     def add(self, trajectory: Trajectory) -> None:
         """Writes one whole trajectory; it replaces an earlier recording of the same id."""
@@ -224,27 +215,46 @@ class Store:
 
     def counts(self, **filters: str | None) -> Counts:
         """Counts what the store holds, optionally of matching trajectories only."""
-        wanted = _conditions(filters)
-        known = sa.select(trajectories.c.id).where(*wanted)
-        mine = steps.c.trajectory_id.in_(known)
-        known_next = steps.c.kind.is_not(None)
-        done = steps.c.status.in_(("ok", "error")) & known_next
         with self._reading() as connection:
+            return count_rows(connection, _conditions(filters))
 
-            def count(table: sa.Table, *where: Any) -> int:
-                query = sa.select(sa.func.count()).select_from(table).where(*where)
-                return connection.scalar(query) or 0
+    def stats(self, **filters: str | None) -> Stats:
+        """Sums up what the store is made of: one streamed pass in bounded memory."""
+        return gather_stats(self._reading, _conditions(filters))
 
-            stray = sa.select(sa.func.coalesce(sa.func.sum(steps.c.orphans), 0)).where(mine)
-            lost = steps.c.trajectory_id.not_in(sa.select(trajectories.c.id))
-            return Counts(
-                trajectories=count(trajectories, *wanted),
-                transitions=count(steps, mine, done),
-                pending=count(steps, mine, steps.c.status == "pending"),
-                errors=count(steps, mine, steps.c.status == "error", known_next),
-                interrupted=count(steps, mine, steps.c.status == "interrupted"),
-                orphans=int(connection.scalar(stray) or 0) + (0 if wanted else count(steps, lost)),
-            )
+    def find_ids(self, prefix: str, *, limit: int) -> list[str]:
+        """The first ids that begin with `prefix`, in order."""
+        key = as_key(prefix)
+        begins = (trajectories.c.id >= key) & (trajectories.c.id < key + "\U0010ffff")
+        query = sa.select(trajectories.c.id, trajectories.c.body).where(begins)
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(trajectories.c.id).limit(limit)).all()
+        return [load(Trajectory, row.body, row.id).id for row in rows]
+
+    def find(self, subject: Subject) -> list[str]:
+        """Keys of the trajectories that `forget` would remove."""
+        with self._reading() as connection:
+            return find_subject(connection, subject)
+
+    def forget(self, subject: Subject) -> Forgotten:
+        """Removes every trajectory that holds the subject, with its steps, in one transaction.
+
+        Afterwards the store is rewritten, so that the bytes are gone from its files too. What a
+        recorder still has in its queue, or records later, is written all the same.
+
+        Raises:
+            StoreError: the database refused; nothing was removed, or (where it says so) nothing
+                was erased from the files yet.
+        """
+
+        def work(connection: Connection) -> tuple[list[str], int]:
+            keys = find_subject(connection, subject)
+            return keys, remove(connection, keys)
+
+        with self._errors("write to"), self._lock or contextlib.nullcontext():
+            keys, number = self._transact(work)
+            with self._errors("erase what was removed from"), self._open():
+                return Forgotten(keys=tuple(keys), steps=number, erased=scrub(self._engine))
 
     def close(self) -> None:
         """Closes the connections; the last one writes the log back, so it takes its turn."""
@@ -266,8 +276,33 @@ class Store:
             with self._engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         with self._writing() as connection:
+            self._one_at_a_time(connection)
             metadata.create_all(connection)
-            _upsert(connection, schema_info, [{"id": 1, "version": STORE_VERSION}])
+            upsert(connection, schema_info, [{"id": 1, "version": STORE_VERSION}])
+
+    def _migrate(self) -> int:
+        with self._writing() as connection:
+            self._one_at_a_time(connection)
+            found = connection.scalar(sa.select(schema_info.c.version)) or 0  # read in our turn
+            if found < STORE_VERSION:
+                migrate(connection, found=found, wanted=STORE_VERSION, migrations=MIGRATIONS)
+            return max(found, STORE_VERSION)
+
+    def _one_at_a_time(self, connection: Connection) -> None:
+        if self._lock is None:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MAKING_TABLES)))
+
+    def _transact(self, work: Callable[[Connection], _Result]) -> _Result:
+        with self._errors("write to"):
+            for _ in range(DEADLOCK_ATTEMPTS - 1):
+                try:
+                    with self._writing() as connection:
+                        return work(connection)
+                except OperationalError as error:
+                    if getattr(error.orig, "sqlstate", None) not in DEADLOCK_STATES:
+                        raise
+            with self._writing() as connection:
+                return work(connection)
 
     def _close_connections(self, timeout_s: float) -> None:
         with contextlib.ExitStack() as stack:
@@ -304,15 +339,26 @@ class Store:
     def _writing(self) -> Iterator[Connection]:
         turn = self._lock or contextlib.nullcontext()
         with self._open(), turn, self._engine.begin() as connection:
+            if self._lock:  # the driver would begin at the first INSERT, after what we read
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Connection]:
+        with self._errors("read"), self._open(), self._engine.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
         try:
-            with self._open(), self._engine.connect() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise StoreError(f"cannot read {self.url}: {_first_line(error)}") from error
+            yield
+        except StoreError:
+            raise
+        except LockTimeout as error:
+            raise StoreUnavailableError(f"{self.url} is locked by another process") from error
+        except (SQLAlchemyError, OSError) as error:
+            kind = StoreUnavailableError if _is_out_of_reach(error) else StoreError
+            raise kind(f"cannot {doing} {self.url}: {_first_line(error)}") from error
 
     @staticmethod
     def _steps_of(connection: Connection, ids: list[str]) -> dict[str, list[Step]]:
@@ -332,20 +378,11 @@ def _conditions(filters: dict[str, str | None]) -> list[sa.ColumnElement[bool]]:
     unknown = sorted(set(filters) - known)
     if unknown:
         raise StoreError(f"unknown filter {unknown[0]!r}: use one of {', '.join(sorted(known))}")
-    return [trajectories.c[name] == value for name, value in filters.items() if value is not None]
-
-
-def _upsert(connection: Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-    if not rows:
-        return
-    if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert
-    else:
-        from sqlalchemy.dialects.sqlite import insert
-    statement = insert(table)
-    keys = [column.name for column in table.primary_key]
-    values = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
-    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=values), rows)
+    return [
+        trajectories.c[name] == as_key(value)
+        for name, value in filters.items()
+        if value is not None
+    ]
 
 
 def _make_lock(file: str) -> FileLock:

@@ -1,25 +1,57 @@
-"""How the models become rows of the store's tables, and rows become models again."""
+"""Rows of the tables: made from the data model, read back, streamed and upserted.
+
+Bodies are JSON text, in which every character can be stored. Keys are plain text columns, so they
+are escaped here: PostgreSQL refuses NUL, and cannot index a text of several kilobytes.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
+import sqlalchemy as sa
 from pydantic import ValidationError
+from sqlalchemy.engine import Connection
 
 from rwml.errors import StoreError
 from rwml.redaction import describe
 from rwml.schema import Step, Trajectory
 
-_Model = TypeVar("_Model", Trajectory, Step)
+PAGE = 64
+"""Rows of one read: bounds memory, whatever the size of the store (ours)."""
+KEY_CHARS = 200
+"""Characters of a key that are stored as they are: two of them fit an index row (ours)."""
+
+Stored = TypeVar("Stored", Trajectory, Step)
+Reading = Callable[[], AbstractContextManager[Connection]]
+
+
+def as_key(text: str) -> str:
+    r"""The text as a key column holds it: different texts stay different, in the same order.
+
+    NUL becomes ``\x01\x01`` and ``\x01`` becomes ``\x01\x02``. Of a text that is longer than
+    `KEY_CHARS` the rest is replaced by its SHA-256.
+    """
+    escaped = text.replace("\x01", "\x01\x02").replace("\x00", "\x01\x01")
+    if len(escaped) <= KEY_CHARS:
+        return escaped
+    return f"{escaped[:KEY_CHARS]}~{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def from_key(key: str) -> str:
+    """The text behind a key; one that was cut stays as it is."""
+    return key.replace("\x01\x01", "\x00").replace("\x01\x02", "\x01")
 
 
 def trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
-    """The row of a trajectory; its steps are not looked at."""
+    """The columns of a trajectory, without its steps."""
     return {
-        "id": trajectory.id,
-        "source": trajectory.source,
-        "task_id": trajectory.task_id,
-        "split": trajectory.split,
+        "id": as_key(trajectory.id),
+        "source": as_key(trajectory.source),
+        "task_id": None if trajectory.task_id is None else as_key(trajectory.task_id),
+        "split": None if trajectory.split is None else as_key(trajectory.split),
         "status": trajectory.outcome.status,
         "reward": trajectory.outcome.reward,
         "body": trajectory.model_dump_json(exclude={"steps"}, exclude_defaults=True),
@@ -27,9 +59,9 @@ def trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
 
 
 def step_row(trajectory_id: str, step: Step) -> dict[str, Any]:
-    """The row of a step."""
+    """The columns of a step."""
     return {
-        "trajectory_id": trajectory_id,
+        "trajectory_id": as_key(trajectory_id),
         "step_index": step.index,
         "attempt": step.attempt,
         "kind": step.kind if step.observation else None,
@@ -39,11 +71,8 @@ def step_row(trajectory_id: str, step: Step) -> dict[str, Any]:
     }
 
 
-def load(model: type[_Model], body: str, owner: str) -> _Model:
-    """The model of a row's body.
-
-    Args:
-        owner: id of its trajectory, for the message.
+def load(model: type[Stored], body: str, owner: str) -> Stored:
+    """Reads a body.
 
     Raises:
         StoreError: it does not fit the schema.
@@ -53,3 +82,47 @@ def load(model: type[_Model], body: str, owner: str) -> _Model:
     except ValidationError as error:  # which quotes what was recorded, so it is not kept
         reason = describe(error)
     raise StoreError(f"trajectory {owner} does not fit the schema: {reason}")
+
+
+def read_pages(
+    reading: Reading, table: sa.Table, *where: sa.ColumnElement[bool]
+) -> Iterator[sa.Row[Any]]:
+    """Streams keys and body of the matching rows in order of the primary key.
+
+    Each page is a read of its own, so that a slow consumer holds no transaction open.
+    """
+    keys = list(table.primary_key)
+    last: tuple[Any, ...] | None = None
+    while True:
+        query = sa.select(*keys, table.c.body).where(*where).order_by(*keys).limit(PAGE)
+        if last is not None:
+            place = (sa.literal(v, key.type) for v, key in zip(last, keys, strict=True))
+            query = query.where(sa.tuple_(*keys) > sa.tuple_(*place))
+        with reading() as connection:
+            rows = connection.execute(query).all()
+        yield from rows
+        if len(rows) < PAGE:
+            return
+        last = tuple(rows[-1])[: len(keys)]
+
+
+def upsert(connection: Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+    """Writes rows over those of the same key.
+
+    Of rows with one key the last counts. Rows go in order of their key, so that two writers take
+    their locks in the same order.
+    """
+    if not rows:
+        return
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert
+    else:
+        from sqlalchemy.dialects.sqlite import insert
+    keys = [column.name for column in table.primary_key]
+    latest = {tuple(row[key] for key in keys): row for row in rows}
+    statement = insert(table)
+    values = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=keys, set_=values),
+        [latest[key] for key in sorted(latest)],
+    )

@@ -2,6 +2,8 @@
 
 A trajectory is one row without its steps; each step is a row of its own, so that a long episode
 grows by appending. The JSON body is the truth; the other columns are there to be filtered on.
+Keys are ordered by bytes on every database, whatever its locale, so that streaming gives the same
+order everywhere.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ STORE_VERSION = 1
 
 metadata = MetaData()
 
+_KEY = String().with_variant(String(collation="C"), "postgresql")
+"""Text that is compared by its bytes; SQLite does so by default."""
+
 schema_info = Table(
     "rwml_schema",
     metadata,
@@ -23,10 +28,10 @@ schema_info = Table(
 trajectories = Table(
     "trajectories",
     metadata,
-    Column("id", String, primary_key=True),
-    Column("source", String, nullable=False),
-    Column("task_id", String),
-    Column("split", String),
+    Column("id", _KEY, primary_key=True),
+    Column("source", _KEY, nullable=False),
+    Column("task_id", _KEY),
+    Column("split", _KEY),
     Column("status", String, nullable=False),
     Column("reward", Float),
     Column("body", Text, nullable=False),
@@ -36,7 +41,7 @@ trajectories = Table(
 steps = Table(
     "steps",
     metadata,
-    Column("trajectory_id", String, primary_key=True),
+    Column("trajectory_id", _KEY, primary_key=True),
     Column("step_index", Integer, primary_key=True),
     Column("attempt", Integer, primary_key=True),
     Column("kind", String),
