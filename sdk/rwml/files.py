@@ -31,6 +31,24 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
 
 
 @contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary file beside `path`, which takes its place when the block ends well.
+
+    The file is empty and readable by its owner only. A former one is replaced; when the block
+    raises, everything stays as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.touch(mode=0o600, exist_ok=False)
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+@contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder beside `folder`, which takes its place when the block ends well.
 

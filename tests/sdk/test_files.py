@@ -1,11 +1,12 @@
 """Whole or not there, whatever happens in between."""
 
 import json
+import stat
 from pathlib import Path
 
 import pytest
 
-from rwml.files import file_sha256, whole_folder, write_json
+from rwml.files import file_sha256, whole_file, whole_folder, write_json
 
 
 def test_json_is_written_or_left_as_it_was(tmp_path: Path) -> None:
@@ -35,6 +36,26 @@ def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
 def interrupted(folder: Path) -> None:
     with whole_folder(folder) as temporary:
         (temporary / "b").write_text("2")
+        raise KeyboardInterrupt
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "export"
+    for text in ("first", "second"):
+        with whole_file(path) as temporary:
+            temporary.write_text(text)
+            assert not path.exists() or path.read_text() == "first"
+        assert path.read_text() == text
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(KeyboardInterrupt):
+        write_half(path)
+    assert path.read_text() == "second"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def write_half(path: Path) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text("half")
         raise KeyboardInterrupt
 
 

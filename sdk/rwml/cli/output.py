@@ -84,3 +84,17 @@ def _length(items: Iterable[object]) -> int | None:
         return len(items)  # type: ignore[arg-type]  # an iterator has no length: shown as unknown
     except TypeError:
         return None
+
+
+def render(*parts: object) -> str:
+    """Rich tables and plain texts as they look on this terminal; nothing in them is markup."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part, soft_wrap=isinstance(part, str))
+    return capture.get().rstrip("\n")
+
+
+def printable(text: str) -> str:
+    """Recorded text without what would steer the terminal: control characters are spelled out."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

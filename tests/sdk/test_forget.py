@@ -1,0 +1,234 @@
+"""`Store.forget` and `rwml forget`: the subject goes, to the last byte, and nothing else."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, event
+
+from rwml import Message, Step, Store, ToolCall, Trajectory, open_store
+from rwml.errors import StoreError, UsageError
+from rwml.schema import Provenance
+from rwml.store import Subject, erasure
+from rwml.testing import make_trajectory
+
+CANARY = "canary-7f3a9c"
+
+
+def told(text: str, *, id: str = "told", **fields) -> Trajectory:
+    step = Step(
+        index=0,
+        action=Message(role="assistant", content="Who are you?"),
+        observation=(Message(role="user", content=text),),
+        kind="user",
+        status="ok",
+    )
+    return Trajectory(id=id, source="x", steps=(step,), **fields)
+
+
+def test_one_trajectory(store: Store) -> None:
+    store.add(make_trajectory(1))
+    store.add(make_trajectory(10))
+    gone = store.forget(Subject(trajectory="shop-1"))
+    assert (gone.keys, gone.steps) == (("shop-1",), 4)
+    assert [t.id for t in store.trajectories()] == ["shop-10"]
+    assert store.counts().orphans == 0
+    assert store.forget(Subject(trajectory="shop-1")).keys == ()
+
+
+def test_a_thread_by_metadata_or_provenance(store: Store) -> None:
+    action = Message(role="assistant", content="thread 7")
+    seen = Step(index=0, action=action, provenance=Provenance(thread_id="7"))
+    other = Step(index=0, action=action, provenance=Provenance(thread_id="77", run_id="7"))
+    store.add(Trajectory(id="header", source="x", metadata={"thread_id": "7"}))
+    store.add(Trajectory(id="number", source="x", metadata={"thread_id": 7}))
+    store.add(Trajectory(id="step", source="x", steps=(seen,)))
+    store.add(Trajectory(id="other", source="x", metadata={"thread_id": "77"}, steps=(other,)))
+    assert store.forget(Subject(thread="7")).keys == ("header", "number", "step")
+    assert [t.id for t in store.trajectories()] == ["other"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["plain", 'a "quoted" name', "back\\slash", "two\nlines", "nul \x00", "José ☃", "100%_"],
+)
+def test_match_finds_a_text_wherever_it_stands(store: Store, text: str) -> None:
+    call = ToolCall(id="c", name="f", arguments={text: [1]})
+    raw = ToolCall(id="c", name="f", raw_arguments="{" + text)
+    holders = [
+        told(f"I am {text}.", id="content"),
+        told(json.dumps({"name": text}), id="json inside"),
+        told(json.dumps({"name": text}, ensure_ascii=False), id="json inside, not ascii"),
+        told(json.dumps({"deep": json.dumps([text])}), id="json twice"),
+        told("-", id="header", metadata={"a": {"b": text}}),
+        told("-", id="task", task_id=text),
+        told("-", id=f"id {text}"),
+        *(
+            Trajectory(
+                id=name,
+                source="x",
+                steps=(Step(index=0, action=Message(role="assistant", tool_calls=(made,))),),
+            )
+            for name, made in (("key", call), ("raw", raw))
+        ),
+    ]
+    for holder in holders:
+        store.add(holder)
+    store.add(told("a quoted name, a pattern: 100xx, PLAIN"))
+    assert sorted(store.find(Subject(match=text))) == sorted(
+        erasure.as_key(holder.id) for holder in holders
+    )
+    store.forget(Subject(match=text))
+    assert [t.id for t in store.trajectories()] == ["told"]
+
+
+def test_steps_without_a_trajectory_are_found(store: Store) -> None:
+    (lost,) = told(CANARY).steps
+    store.write(steps_by_trajectory=[("lost", lost)])
+    assert store.forget(Subject(match=CANARY)).steps == 1
+    assert store.counts().orphans == 0
+
+
+def test_many_are_removed_in_one_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erasure, "CHUNK", 3)
+    for task in range(10):
+        store.add(make_trajectory(task))
+    gone = store.forget(Subject(match="You help the customers"))
+    assert (len(gone.keys), gone.steps) == (10, 40)
+    assert store.counts().trajectories == 0
+
+
+def test_all_or_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.add(make_trajectory(1))
+
+    def fails(connection: object, keys: object) -> int:
+        erasure.remove(connection, keys)  # type: ignore[arg-type]
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr("rwml.store.database.remove", fails)
+    with pytest.raises(StoreError, match="disk is full"):
+        store.forget(Subject(trajectory="shop-1"))
+    assert list(store.trajectories()) == [make_trajectory(1)]
+
+
+@pytest.mark.parametrize("given", [{}, {"match": ""}, {"thread": "a", "match": "b"}])
+def test_exactly_one_subject(given: dict[str, str]) -> None:
+    with pytest.raises(UsageError):
+        Subject(**given)
+
+
+@pytest.fixture
+def careless_sqlite() -> Iterator[None]:
+    """SQLite as most builds have it: it leaves deleted bytes where they are (Debian's does not)."""
+
+    def configure(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA secure_delete=OFF")
+
+    event.listen(Engine, "connect", configure)
+    yield
+    event.remove(Engine, "connect", configure)
+
+
+def test_no_byte_is_left_in_the_files(tmp_path: Path, careless_sqlite: None) -> None:
+    path = tmp_path / "rwml.db"
+
+    def holders() -> list[str]:
+        return [f.name for f in tmp_path.iterdir() if CANARY.encode() in f.read_bytes()]
+
+    with open_store(f"sqlite:///{path}") as store:
+        for task in range(50):
+            store.add(make_trajectory(task))
+        store.add(told(CANARY * 3000, id="a"))  # overflow pages
+        store.add(told(f"{CANARY} in an index", id="b", task_id=CANARY))
+        store.add(told(CANARY, id="c"))
+        store.add(told("overwritten", id="c"))  # what was there before is free space now
+        assert holders() != []
+        gone = store.forget(Subject(match=CANARY))
+        assert (gone.keys, gone.erased) == (("a", "b"), True)
+        assert holders() == []  # while it is open: database, -wal, -shm, lock
+        assert store.counts().trajectories == 51
+    assert holders() == []
+
+
+def test_a_reader_in_the_way_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erasure, "SCRUB_WAIT_MS", 10)
+    url = f"sqlite:///{tmp_path / 'rwml.db'}"
+    with open_store(url) as store, open_store(url) as other:
+        store.add(told(CANARY))
+        with other._reading() as connection:
+            connection.exec_driver_sql("BEGIN")
+            connection.exec_driver_sql("select count(*) from steps").scalar()
+            assert store.forget(Subject(match=CANARY)).erased is False
+        assert store.counts().trajectories == 0
+        assert store.forget(Subject(match=CANARY)).erased is True
+
+
+def test_command_changes_nothing_without_yes(rwml, url: str, store: Store) -> None:
+    store.add(told(CANARY))
+    code, out, err = rwml("forget", "--store", url, "--match", CANARY, "--json")
+    assert (code, json.loads(out), err) == (0, {"would_remove": 1, "datasets": []}, "")
+    assert store.counts().trajectories == 1
+    code, out, _ = rwml("forget", "--store", url, "--match", CANARY, "--yes", "--json")
+    erased = True if url.startswith("sqlite") else None
+    assert (code, json.loads(out)) == (
+        0,
+        {"removed": 1, "steps": 1, "erased": erased, "datasets": []},
+    )
+    assert store.counts().trajectories == 0
+    code, out, _ = rwml("forget", "--store", url, "--match", CANARY)
+    assert (code, "would remove 0" in out) == (0, True)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--match", ""], ["--match", "a", "--thread", "b"]])
+def test_command_wants_one_subject(rwml, url: str, store: Store, arguments: list[str]) -> None:
+    code, out, err = rwml("forget", "--store", url, "--yes", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_datasets_and_runs_are_named(rwml, url: str, store: Store, tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    store.add(told(CANARY, id="a"))
+    store.add(told("somebody else", id="a/b"))
+    data, run = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    run.mkdir()
+    ids = {"train": ["a/0/0", "a/1/0", "a/b/0/0"], "validation": ["a/2/0", "ab/0/0"]}
+    for split, names in ids.items():
+        pq.write_table(pa.table({"id": names, "prompt": names}), data / f"{split}.parquet")
+    (run / "run.json").write_text(json.dumps({"dataset": str(data)}))
+    arguments = ["--match", CANARY, "--dataset", data, "--dataset", run, "--json"]
+    for extra, name in ([], "would_remove"), (["--yes"], "removed"):
+        code, out, err = rwml("forget", "--store", url, *arguments, *extra)
+        assert code == 0, err
+        found = json.loads(out)
+        assert found[name] == 1
+        assert found["datasets"] == [
+            {"folder": str(data), "dataset": str(data), "rows": 3},
+            {"folder": str(run), "dataset": str(data), "rows": 3},
+        ]
+
+
+def test_a_dataset_that_cannot_be_read_stops_before_anything_is_removed(
+    rwml, url: str, store: Store, tmp_path: Path
+) -> None:
+    store.add(told(CANARY))
+    (tmp_path / "train.parquet").write_text("no parquet")
+    for folder in (tmp_path, tmp_path / "none"):
+        code, out, err = rwml(
+            "forget", "--store", url, "--match", CANARY, "--dataset", folder, "--yes"
+        )
+        assert (code, out, err.count("\n")) == (2, "", 1)
+    assert store.counts().trajectories == 1
+
+
+def test_datasets_need_the_train_extra(
+    rwml, url: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "train.parquet").touch()
+    monkeypatch.setattr("rwml.extras.find_spec", lambda name: None)
+    code, _, err = rwml("forget", "--store", url, "--thread", "a", "--dataset", tmp_path)
+    assert (code, "install 'rwml[train]'" in err) == (2, True)
