@@ -21,13 +21,14 @@ from filelock import FileLock
 from filelock import Timeout as LockTimeout
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from rwml import forking
 from rwml.errors import MissingExtraError, StoreError, StoreUnavailableError
 from rwml.schema import Step, Trajectory, Transition
 from rwml.store.aggregates import Counts, Stats, count_rows, gather_stats
 from rwml.store.erasure import Forgotten, Subject, find_subject, remove, scrub
+from rwml.store.failures import first_line, is_out_of_reach
 from rwml.store.migrations import MIGRATIONS, migrate
 from rwml.store.rows import PAGE, as_key, load, step_row, trajectory_row, upsert
 from rwml.store.tables import STORE_VERSION, metadata, schema_info, steps, trajectories
@@ -357,8 +358,8 @@ class Store:
         except LockTimeout as error:
             raise StoreUnavailableError(f"{self.url} is locked by another process") from error
         except (SQLAlchemyError, OSError) as error:
-            kind = StoreUnavailableError if _is_out_of_reach(error) else StoreError
-            raise kind(f"cannot {doing} {self.url}: {_first_line(error)}") from error
+            kind = StoreUnavailableError if is_out_of_reach(error) else StoreError
+            raise kind(f"cannot {doing} {self.url}: {first_line(error)}") from error
 
     @staticmethod
     def _steps_of(connection: Connection, ids: list[str]) -> dict[str, list[Step]]:
@@ -394,14 +395,3 @@ def _configure_sqlite(connection: Any, _: object) -> None:
     cursor.execute("PRAGMA busy_timeout=30000")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
-
-
-def _first_line(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error).splitlines()[0]
-
-
-def _is_out_of_reach(error: Exception) -> bool:
-    """Whether the database, rather than a value, is why a write failed."""
-    state = str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")
-    of_a_value = state.startswith("54")  # PostgreSQL: a limit, such as the size of an index row
-    return isinstance(error, (OperationalError, InterfaceError, OSError)) and not of_a_value
