@@ -48,7 +48,7 @@ def test_the_loop_command_by_command(
             continue
         done = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
-    looked = ["doctor", "stats", "export", "forget"]
+    looked = ["doctor", "stats", "show", "show", "export", "forget"]
     assert ran == ["record", *looked, "build", "train", "eval", "merge", "serve"]
     assert (tmp_path / "traffic.jsonl").stat().st_size > 1000
     assert (tmp_path / "runs/first/run.json").is_file()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rwml import Message, Step, Store, ToolCall, Trajectory
+from rwml import Message, Step, Store, ToolCall, Trajectory, open_store
 from rwml.exports import export_openai
 from rwml.schema import Transition
 from rwml.testing import make_trajectory
@@ -145,3 +145,27 @@ def test_help_has_one_example(rwml, command: str) -> None:
     assert code == 0
     assert out.count("Example:") == 1
     assert f"rwml {command} " in out
+
+
+def test_the_store_itself_is_never_written_over(rwml, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'rwml.db'}"
+    with open_store(url) as store:
+        store.add(make_trajectory(1))
+        before = (tmp_path / "rwml.db").read_bytes()
+        for name in ("rwml.db", "rwml.db.lock", "rwml.db-wal"):
+            code, _, _ = rwml(
+                "export", "--store", url, "--out", tmp_path / name, "--format", "openai"
+            )
+            assert code == 2
+        assert (tmp_path / "rwml.db").read_bytes() == before
+
+
+def test_a_source_that_is_not_there_is_refused(
+    rwml, url: str, store: Store, tmp_path: Path
+) -> None:
+    store.add(make_trajectory(1))
+    out = tmp_path / "out"
+    flags = ("--store", url, "--out", out, "--format", "openai", "--source", "shp")
+    assert rwml("export", *flags)[0] == 2
+    assert not out.exists()
+    assert rwml("stats", "--store", url, "--source", "shp")[0] == 2

@@ -168,7 +168,13 @@ def test_a_reader_in_the_way_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_command_changes_nothing_without_yes(rwml, url: str, store: Store) -> None:
     store.add(told(CANARY))
     code, out, err = rwml("forget", "--store", url, "--match", CANARY, "--json")
-    assert (code, json.loads(out), err) == (0, {"would_remove": 1, "datasets": []}, "")
+    name = told(CANARY).id
+    expected = {"would_remove": 1, "ids": [name], "datasets": []}
+    assert (code, json.loads(out), err) == (0, expected, "")
+    assert (
+        f"would remove 1 of 1 trajectories; nothing is changed without --yes\n  {name}"
+        in (rwml("forget", "--store", url, "--match", CANARY)[1])
+    )
     assert store.counts().trajectories == 1
     code, out, _ = rwml("forget", "--store", url, "--match", CANARY, "--yes", "--json")
     erased = True if url.startswith("sqlite") else None
@@ -178,7 +184,7 @@ def test_command_changes_nothing_without_yes(rwml, url: str, store: Store) -> No
     )
     assert store.counts().trajectories == 0
     code, out, _ = rwml("forget", "--store", url, "--match", CANARY)
-    assert (code, "would remove 0" in out) == (0, True)
+    assert (code, "nothing to remove" in out) == (1, True)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--match", ""], ["--match", "a", "--thread", "b"]])

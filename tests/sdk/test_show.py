@@ -67,3 +67,13 @@ def test_long_and_hostile_texts(rwml, url: str, store: Store) -> None:
     assert f"({len(text)} characters)" in out
     assert len(out) < 1000
     assert "long " * 1000 in rwml("show", "t", "--store", url, "--width", "0")[1] + " "
+
+
+def test_without_a_name_ids_are_listed(rwml, url: str, store: Store) -> None:
+    for task in (1, 2):
+        store.add(make_trajectory(task))
+    code, out, _ = rwml("show", "--store", url, "--json")
+    assert code == 0
+    listed = json.loads(out)
+    assert [row["id"] for row in listed["trajectories"]] == ["shop-1", "shop-2"]
+    assert listed["total"] == 2

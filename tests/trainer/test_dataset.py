@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rwml import Transition, open_store
-from rwml.errors import DatasetError, ModelError
+from rwml.errors import DatasetError, ModelError, UsageError
 from rwml.testing import make_trajectory
 from rwml_trainer.dataset import build_dataset, read_dataset, split_groups
 from rwml_trainer.dataset.build import group_key
@@ -173,3 +173,36 @@ def test_what_was_held_out_stays_held_out(numbers: set[int], new: int) -> None:
     trained = {name for name, side in before.items() if side == "train"}
     assert how != "hash band" or all(after[name] == side for name, side in before.items())
     assert not {name for name in trained if after[name] == "validation" and how == "hash band"}
+
+
+def test_a_folder_of_something_else_is_left_alone(
+    shop_store: str, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(tiny_recipe.model)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "manifest.json").write_text("keep")
+    (tmp_path / "file").write_text("keep")
+    with open_store(shop_store) as store:
+        for name, words in (("full", "holds no dataset"), ("file", "is a file")):
+            with pytest.raises(UsageError, match=words):
+                build_dataset(store, tmp_path / name, recipe=tiny_recipe, tokenizer=tokenizer)
+    assert (tmp_path / "full" / "manifest.json").read_text() == "keep"
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["manifest.json"]
+
+
+def test_a_failed_build_leaves_the_old_dataset(
+    shop_store: str, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(tiny_recipe.model)
+    short = tiny_recipe.data.model_copy(update={"max_target_tokens": 1})
+    with open_store(shop_store) as store:
+        build_dataset(store, tmp_path / "a", recipe=tiny_recipe, tokenizer=tokenizer)
+        before = read_dataset(tmp_path / "a").train
+        with pytest.raises(DatasetError, match="row is left"):
+            build_dataset(
+                store,
+                tmp_path / "a",
+                recipe=tiny_recipe.model_copy(update={"data": short}),
+                tokenizer=tokenizer,
+            )
+    assert read_dataset(tmp_path / "a").train == before

@@ -22,7 +22,7 @@ ENTRY_POINT_GROUP = "rwml.commands"
 
 GROUP_HELP = {
     "record": "Record trajectories of an agent on a benchmark.",
-    "eval": "Evaluate a model: as a world model, or as an agent.",
+    "eval": "Evaluate a model.",
 }
 
 

@@ -61,13 +61,21 @@ def _summary(report: Result, out: Path) -> str:
     results = report["eval"]
     if not isinstance(results, dict):
         return str(results)
-    lines = [f"{'predictor':>12} {'reward':>7} {'skill':>7} {'format':>7}"]
+    lines = [f"{'predictor':>12} {'reward':>7} {'tool':>7} {'user':>7} {'skill':>7} {'format':>7}"]
     for name in ("constant", "base", "warm_start", "trained"):
         figures = results[name]
         if isinstance(figures, dict):
-            values = [figures["reward"], figures["skill"], figures["format_rate"]]
+            kinds = figures["by_kind"] if isinstance(figures["by_kind"], dict) else {}
+            by_kind = [kinds.get(kind) for kind in ("tool", "user")]
+            rewards = [each["reward"] if isinstance(each, dict) else None for each in by_kind]
+            values = [figures["reward"], *rewards, figures["skill"], figures["format_rate"]]
             shown = ["-" if v is None else f"{float(str(v)):.3f}" for v in values]
             lines.append(f"{name:>12} " + " ".join(f"{text:>7}" for text in shown))
+    lines.append(
+        f"on {results['rows']} held-out rows of {results['tasks']} tasks; reward also by who "
+        "answered; skill: (reward - constant) / (1 - constant); format: share of answers with "
+        "the tags, without which the reward is 0"
+    )
     compared = results["compared"]
     minus = " minus ".join(map(str, compared)) if isinstance(compared, list) else ""
     low, high = results["ci95"] if isinstance(results["ci95"], list) else (None, None)
@@ -75,5 +83,6 @@ def _summary(report: Result, out: Path) -> str:
         f"{minus}: {results['difference']:+.3f}, "
         f"95% interval [{low:+.3f}, {high:+.3f}]: {results['verdict']}"
     )
-    lines.append(f"{report['seconds']} s, at most {report['peak_rss_mib']} MiB; all in {out}")
+    lines.append(f"{report['seconds']} s, at most {report['peak_rss_mib']} MiB")
+    lines.append(f"see {out / 'report.json'} and {out / 'report.png'}")
     return "\n".join(lines)

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from rwml.cli.output import JsonFlag, StoreOption, emit, track
+from rwml.cli.output import JsonFlag, StoreOption, emit, no_trajectory, track
 from rwml.errors import UsageError
 from rwml.exports import Format, export_openai, export_parquet, export_trl
 from rwml.extras import require
 from rwml.store import open_store
+from rwml.store.urls import store_files
 
 
 def export(
@@ -40,12 +41,16 @@ def export(
     """
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"{out} cannot be a file: name one in a folder that exists")
+    if out.resolve() in {file.resolve() for file in store_files(store)}:
+        raise UsageError(f"{out} is a file of the store: name another one")
     if format == "openai" and history is not None:
         raise UsageError("--history is for transitions: openai exports whole conversations")
     if format == "parquet":
         require("train", "pyarrow")
     with open_store(store, create=False) as opened:
         counts = opened.counts(source=source)
+        if source is not None and not counts.trajectories:
+            raise UsageError(no_trajectory(opened, source))
         if format == "openai":
             whole = opened.trajectories(source=source)
             rows = export_openai(track(whole, label="export", total=counts.trajectories), out)

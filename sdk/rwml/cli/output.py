@@ -16,6 +16,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from rwml.store import Store
+
 Item = TypeVar("Item")
 
 
@@ -77,6 +79,12 @@ def progress(label: str, *, total: int | None) -> Iterator[Advance]:
             bar.update(task, advance=1, note=note)
 
         yield advance
+
+
+def no_trajectory(store: Store, source: str) -> str:
+    """What to say of a store that holds nothing of the wanted source."""
+    known = ", ".join(sorted(store.stats().by_source)) or "none"
+    return f"{store.url} holds no trajectory of source {source!r}: it has {known}"
 
 
 def _length(items: Iterable[object]) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from json import loads
 from typing import Annotated
 
@@ -13,28 +14,48 @@ from rwml.errors import UsageError
 from rwml.schema import Message, Step, Trajectory
 from rwml.store import Store, open_store
 
+LISTED_IDS = 100
+"""Trajectories listed where none is named (ours)."""
 SHOWN_IDS = 5
 """Ids listed where a prefix fits several (ours)."""
 
 
 def show(
-    trajectory: Annotated[str, typer.Argument(help="Id, or a prefix that only one id has.")],
     store: StoreOption,
+    trajectory: Annotated[
+        str | None,
+        typer.Argument(help="Id, or a prefix that only one id has; without it, ids are listed."),
+    ] = None,
     width: Annotated[
         int, typer.Option(help="Characters shown of a text; 0 for all of it.", min=0)
     ] = 400,
     json: JsonFlag = False,
 ) -> None:
-    """Show a trajectory: what was asked, what the agent did, what came back.
+    """Show a trajectory: what was asked, what the agent did, what came back. Or list their ids.
 
     Texts are shortened, unless --json asks for the stored record.
 
     Example: rwml show 3f2a --store sqlite:///rwml.db
     """
     with open_store(store, create=False) as opened:
+        if trajectory is None:
+            _list(opened, json)
+            return
         found = _find(opened, trajectory)
     text = "" if json else "\n".join(_describe(found, width))
     emit(loads(found.model_dump_json()), as_json=json, text=text)
+
+
+def _list(store: Store, as_json: bool) -> None:
+    total = store.counts().trajectories
+    listed = [
+        {"id": t.id, "source": t.source, "steps": len(t.steps), "status": t.outcome.status}
+        for t in islice(store.trajectories(), LISTED_IDS)
+    ]
+    lines = [printable("  ".join(str(value) for value in row.values())) for row in listed]
+    if total > len(listed):
+        lines.append(f"... and {total - len(listed)} more")
+    emit({"trajectories": listed, "total": total}, as_json=as_json, text="\n".join(lines))
 
 
 def _find(store: Store, wanted: str) -> Trajectory:

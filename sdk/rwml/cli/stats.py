@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from rwml.cli.output import JsonFlag, StoreOption, emit, printable, render
+from rwml.cli.output import JsonFlag, StoreOption, emit, no_trajectory, printable, render
+from rwml.errors import UsageError
 from rwml.store import Stats, open_store
 
 BREAKDOWNS = ("by_source", "by_kind", "by_status", "by_tool", "by_model", "outcomes")
@@ -28,6 +29,8 @@ def stats(
     """
     with open_store(store, create=False) as opened:
         found = opened.stats(source=source)
+        if source is not None and not found.trajectories:
+            raise UsageError(no_trajectory(opened, source))
     times = {
         name: None if time is None else time.isoformat()
         for name, time in (("first", found.first), ("last", found.last))

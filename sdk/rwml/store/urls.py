@@ -43,3 +43,17 @@ def shown_url(url: sa.URL) -> str:
     """The URL as text, without a password, wherever in it one is."""
     hidden = {name: "***" for name in url.query if is_secret_name(name)}
     return url.update_query_dict(hidden).render_as_string(hide_password=True)
+
+
+def store_files(url: str) -> tuple[Path, ...]:
+    """The files of a SQLite store: database, log, index of the log, lock. None for a server.
+
+    Raises:
+        StoreError: the URL cannot be read.
+    """
+    parsed = parse_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return ()
+    return tuple(
+        Path(f"{parsed.database}{end}") for end in ("", "-wal", "-shm", "-journal", ".lock")
+    )

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rwml.cli.output import JsonFlag, StoreOption, emit, track
+from rwml.errors import UsageError
 from rwml.extras import require
 from rwml.prompts import Profile
 from rwml.store import open_store
@@ -35,6 +36,8 @@ def build(
     """
     overrides = {"model": model, "data.profile": profile, "data.history": history}
     settings = load_recipe(recipe, overrides)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: name a folder")
     with open_store(store, create=False) as opened:
         require("train", "transformers", "pyarrow")
         from rwml_trainer.dataset.build import build_dataset
@@ -50,6 +53,7 @@ def build(
             source=source,
             watch=lambda rows: track(rows, label="build", total=total),
         )
+    left_out = ", ".join(f"{n} {reason}" for reason, n in manifest.dropped.items() if n)
     train, validation = manifest.rows["train"], manifest.rows["validation"]
     emit(
         {
@@ -61,5 +65,6 @@ def build(
             "manifest": str(out / "manifest.json"),
         },
         as_json=json,
-        text=f"{train} train and {validation} held-out rows in {out}; dropped: {manifest.dropped}",
+        text=f"{train} train and {validation} held-out rows (of {manifest.tasks['validation']} "
+        f"tasks) in {out}; left out of {manifest.transitions} transitions: {left_out or 'none'}",
     )

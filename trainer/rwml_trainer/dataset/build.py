@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rwml.errors import DatasetError
-from rwml.files import file_sha256, write_json
+from rwml.errors import DatasetError, UsageError
+from rwml.files import file_sha256, whole_folder, write_json
 from rwml.prompts import render_next_state, render_prompt
 from rwml.prompts.profiles import Prompt
 from rwml.schema import Transition
@@ -25,8 +25,9 @@ from rwml_trainer.dataset.files import (
     Row,
     RowWriter,
     file_name,
+    is_dataset,
 )
-from rwml_trainer.dataset.splitting import Split, split_groups
+from rwml_trainer.dataset.splitting import HeldOut, Split, split_groups
 from rwml_trainer.generation import render_chat
 from rwml_trainer.models import template_sha256
 from rwml_trainer.recipes import Recipe
@@ -51,7 +52,7 @@ def build_dataset(
 
     Args:
         store: where the transitions are.
-        out: folder; an older dataset in it is replaced.
+        out: folder; an older dataset in it is replaced when the new one is whole.
         recipe: its ``data`` section decides everything.
         tokenizer: measures prompts and targets, with its chat template.
         source: only transitions of this source.
@@ -62,14 +63,28 @@ def build_dataset(
 
     Raises:
         DatasetError: the store holds no usable transition, or only one task.
+        UsageError: `out` is a file, or a folder with something else in it.
     """
+    check_folder(out)
     groups = {group_key(t) for t in store.transitions(history=0, source=source)}
     if not groups:
         of = f" of source {source!r}" if source else ""
         raise DatasetError(f"{store.url} holds no transition{of}: record something first")
     sides, held_out = split_groups(groups, validation_share=recipe.data.validation_share)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MANIFEST).unlink(missing_ok=True)  # from here on the folder is not whole
+    with whole_folder(out) as folder:
+        return _write(store, folder, sides, held_out, recipe, tokenizer, source, watch)
+
+
+def _write(
+    store: Store,
+    out: Path,
+    sides: dict[str, Split],
+    held_out: HeldOut,
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    source: str | None,
+    watch: Callable[[Iterable[Transition]], Iterable[Transition]],
+) -> Manifest:
     make_row = RowMaker(recipe, tokenizer)
     kinds: dict[Split, Counter[str]] = {split: Counter() for split in SPLITS}
     tasks: dict[Split, set[str]] = {split: set() for split in SPLITS}
@@ -111,6 +126,18 @@ def build_dataset(
             )
     write_json(out / MANIFEST, manifest.model_dump(mode="json"))
     return manifest
+
+
+def check_folder(out: Path) -> None:
+    """Refuses a place whose contents are no dataset: building would destroy them.
+
+    Raises:
+        UsageError: `out` is a file, or a folder with something else in it.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: name a folder")
+    if out.is_dir() and any(out.iterdir()) and not is_dataset(out):
+        raise UsageError(f"{out} is not empty and holds no dataset: choose another --out")
 
 
 def group_key(transition: Transition) -> str:

@@ -150,6 +150,15 @@ def read_dataset(folder: Path) -> Dataset:
     return Dataset(folder, rows["train"], rows["validation"], manifest)
 
 
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder holds a dataset of ours, whole or changed."""
+    try:
+        Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def _read_rows(path: Path) -> list[Row]:
     import pyarrow.parquet as pq
 
