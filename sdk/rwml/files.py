@@ -18,28 +18,25 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
     Raises:
         ValueError: a value is not JSON (NaN, say).
     """
+    text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
+    with whole_file(path, mode=0o666) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
-        _sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(path.parent)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, mode: int = 0o600) -> Iterator[Path]:
     """Yields a temporary file beside `path`, which takes its place when the block ends well.
 
-    The file is empty and readable by its owner only. A former one is replaced; when the block
-    raises, everything stays as it was.
+    The file is empty. A former one is replaced; when the block raises, everything stays as it was.
+
+    Args:
+        path: of the file; its folder exists.
+        mode: permissions, less the umask; by default for its owner only.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        temporary.touch(mode=0o600, exist_ok=False)
+        temporary.touch(mode=mode, exist_ok=False)
         yield temporary
         _sync(temporary)
         temporary.replace(path)
@@ -65,11 +62,16 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         _sync(temporary)
         if folder.exists():
             folder.rename(former)
-        temporary.rename(folder)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if former.exists():
+                former.rename(folder)
+            raise
         _sync(folder.parent)
+        shutil.rmtree(former, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)
 
 
 def file_sha256(path: Path) -> str:
