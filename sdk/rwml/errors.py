@@ -9,6 +9,7 @@
     |- RecipeError            a recipe with unknown keys or impossible values exit 2
     |- ModelError             a model folder that cannot be used as it is     exit 2
     |- RewardError            a reward that cannot be configured              exit 2
+    |- RedactionError         a record that could not be redacted: not stored exit 3
     |- MissingExtraError      an optional dependency that is not installed    exit 2
     |- AdapterError           an integration that failed at its own boundary  exit 3
     |- ServingError           an engine or gateway that did not come up       exit 3
@@ -73,6 +74,12 @@ class RewardError(RwmlError, ValueError):
     """A reward function was configured or called in a way that cannot be scored."""
 
     exit_code = 2
+
+
+class RedactionError(RwmlError, RuntimeError):
+    """A record could not be redacted, so it must not be stored; the message holds nothing of it."""
+
+    exit_code = 3
 
 
 class AdapterError(RwmlError, RuntimeError):

@@ -13,66 +13,44 @@ import atexit
 import contextlib
 import logging
 import os
-import queue
-import threading
+import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
 
 from rwml import forking
-from rwml.errors import StoreUnavailableError
+from rwml.assemble import Hasher
+from rwml.capture import Capture
+from rwml.delivery import Delivery
+from rwml.errors import UsageError
 from rwml.outer_calls import OuterCalls
-from rwml.redaction import Redactor, describe, redact_id, redact_model, redact_secrets
-from rwml.schema import (
-    Fingerprint,
-    Step,
-    Tool,
-    Trajectory,
-)
+from rwml.preparation import Preparation
+from rwml.records import HeaderRecord, Record, StepRecord
+from rwml.redaction import Redaction, Redactor, describe
+from rwml.retention import Retention, Sweeper
+from rwml.schema import Fingerprint, Step, Tool, Trajectory
+from rwml.settings import is_disabled
+from rwml.spool import Spool, spool_folder
 from rwml.store import Store, open_store
 from rwml.trajectory_recorder import MessageLike, TrajectoryRecorder
+from rwml.waiting import WaitingRecords
+from rwml.writer import BATCH_RECORDS, Counters, RecorderStats, Writer
 
 logger = logging.getLogger("rwml")
 
 QUEUE_RECORDS = 10_000
 """Records that may wait for the writer; more are counted as dropped (ours)."""
-BATCH_RECORDS = 256
-"""Records written in one transaction at most (ours)."""
+QUEUE_BYTES = 32 << 20
+"""Bytes that they may keep alive, roughly (ours)."""
+RECORD_BYTES = 2_000
+"""What a record takes in memory besides its texts, roughly (ours)."""
 CLOSE_TIMEOUT_S = 5.0
 """How long `close` and the exit of the process wait for the writer (ours)."""
-
-
-@dataclass(frozen=True)
-class _Header:
-    """A trajectory without its steps; `length` says how many steps it has, if that is all."""
-
-    trajectory: Trajectory
-    length: int | None
-
-
-_Record = _Header | tuple[str, Step]
-
-
-@dataclass(frozen=True)
-class RecorderStats:
-    """What a recorder did with what it was given: accepted = written + failed + waiting.
-
-    Attributes:
-        accepted: records put on the queue (a trajectory's header and each step are one each).
-        written: records that are durable in the store.
-        failed: accepted records that could not be redacted or written.
-        dropped: records that were not taken, as the queue was full or the recorder closed.
-        errors: calls that raised inside the recorder and were swallowed.
-    """
-
-    accepted: int = 0
-    written: int = 0
-    failed: int = 0
-    dropped: int = 0
-    errors: int = 0
+DEFAULT_REDACTION = Redaction()
+"""Secrets and personal data; of benchmarks secrets only."""
 
 
 class Recorder:
@@ -80,29 +58,49 @@ class Recorder:
 
     Args:
         store: a store, or the URL of one (see `open_store`).
-        redact: applied to every string before it is written; what stands behind a name such as
-            ``password`` is hidden as well (see `redact_model`). None stores all as it is.
+        redact: what must not be stored, and what stands in its place (see `rwml.redaction`); or a
+            function that is applied to every string. None stores all as it is.
+        capture: what is not recorded at all; None records everything.
+        retention: how long, and how much of it, the store keeps; None keeps everything.
+        spool: where records wait on disk while the store is away; None for the usual folder.
         queue_records: bound of the queue, in records.
+        queue_bytes: bound of the queue, in bytes that the records keep alive, roughly.
 
     Attributes:
         outer_calls: model calls that an integration sees, for those further in.
 
     Raises:
-        StoreError: the store cannot be opened.
+        StoreError: the store cannot be opened. One that is only out of reach is no error: what is
+            recorded waits on this machine.
+        UsageError: an environment variable cannot be used.
     """
 
     def __init__(
         self,
         *,
         store: str | Store,
-        redact: Redactor | None = redact_secrets,
+        redact: Redactor | Redaction | None = DEFAULT_REDACTION,
+        capture: Capture | None = None,
+        retention: Retention | None = None,
+        spool: Path | None = None,
         queue_records: int = QUEUE_RECORDS,
+        queue_bytes: int = QUEUE_BYTES,
     ) -> None:
-        self._store = open_store(store) if isinstance(store, str) else store
+        self._is_disabled = is_disabled()
+        self._closed = self._is_disabled
+        self._counters = Counters()
+        self.outer_calls = OuterCalls()
+        if self._is_disabled:
+            self.hasher = Hasher(secrets.token_bytes(32))
+            return
+        self._store = open_store(store, eager=False) if isinstance(store, str) else store
         self._owns_store = isinstance(store, str)
         self._redact = redact
-        self._queue_records = queue_records
-        self._closed = False
+        self._capture = capture
+        self._retention = retention
+        self._spool_folder = spool or spool_folder(self._store)
+        self._bounds = (queue_records, queue_bytes)
+        self.hasher = Hasher(self._store.key)
         self._start()
         atexit.register(self.close)
         forking.register(self, child=Recorder._in_child)
@@ -110,8 +108,23 @@ class Recorder:
     @property
     def stats(self) -> RecorderStats:
         """Counters so far."""
-        with self._lock:
-            return self._stats
+        return self._counters.stats
+
+    @property
+    def store(self) -> Store:
+        """The store that is recorded into.
+
+        Raises:
+            UsageError: recording is switched off, so that none was opened.
+        """
+        if self._is_disabled:
+            raise UsageError("recording is switched off by RWML_DISABLED: there is no store")
+        return self._store
+
+    @property
+    def takes_nothing(self) -> bool:
+        """Whether it is closed or switched off: there is no need to bring anything."""
+        return self._closed
 
     def trajectory(
         self,
@@ -135,14 +148,12 @@ class Recorder:
         """
         return TrajectoryRecorder(
             recorder=self,
-            fields={
-                **({"id": id} if id is not None else {}),
-                "source": source,
-                "task_id": task_id,
-                "split": split,
-                "fingerprint": fingerprint or Fingerprint(),
-                "metadata": dict(metadata or {}),
-            },
+            id=id,
+            source=source,
+            task_id=task_id,
+            split=split,
+            fingerprint=fingerprint,
+            metadata=metadata,
             messages=messages,
             tools=tools,
         )
@@ -151,7 +162,7 @@ class Recorder:
         """Queues one whole trajectory; it replaces an earlier recording of the same id."""
         self.record_header(trajectory, length=len(trajectory.steps))
         for step in trajectory.steps:
-            self._put((trajectory.id, step))
+            self.put(StepRecord(trajectory.id, step))
 
     def record_header(self, trajectory: Trajectory, *, length: int | None = None) -> None:
         """Queues a trajectory without its steps.
@@ -161,26 +172,53 @@ class Recorder:
             length: how many steps it has now, if that is all: what an earlier recording of the
                 id had beyond that is removed. None leaves steps as they are.
         """
-        self._put(_Header(trajectory.model_copy(update={"steps": ()}), length=length))
+        self.put(HeaderRecord(trajectory, length))
 
     def record_step(self, trajectory_id: str, step: Step) -> None:
         """Queues one step; the same index and attempt again replaces it."""
-        self._put((trajectory_id, step))
+        self.put(StepRecord(trajectory_id, step))
+
+    def put(self, record: Record) -> None:
+        """Queues a record; in a deferred function it goes straight to the writer."""
+        if self._closed and not self._writes_here():
+            self._counters.add(dropped=not self._is_disabled)
+        elif self._writes_here():
+            self._counters.add(accepted=1)
+            self._writer.prepare(record)
+        else:
+            counters, size = self._counters, _size(record)
+            with counters.lock:
+                taken = self._queue.put(record, size)
+                counters.accepted += taken
+            if not taken:
+                self._refuse()
+
+    def defer(self, function: Callable[..., object], *arguments: Any, size: int = 0) -> None:
+        """Queues a call, made in the writer's thread in turn with all else, errors swallowed.
+
+        Args:
+            function: it may `put` records; it must not wait for anything.
+            arguments: nothing that the agent will change.
+            size: bytes that they keep alive, roughly.
+        """
+        if self._closed:
+            self._counters.add(dropped=not self._is_disabled)
+        elif not self._queue.put((function, arguments), RECORD_BYTES + size):
+            self._refuse()
 
     def flush(self, timeout_s: float = 5.0) -> bool:
-        """Waits until all that was accepted so far is written or counted as failed.
+        """Waits until all that was accepted so far is in the store or counted as failed.
 
         Returns:
-            True when everything accepted is durable; False when time ran out or a record failed.
+            True when everything accepted is in the store; False when time ran out, records wait
+            for a store that is away, or a record failed.
         """
-        deadline = time.monotonic() + timeout_s
-        with self._queue.all_tasks_done:
-            while self._queue.unfinished_tasks:
-                left = deadline - time.monotonic()
-                if left <= 0 or not self._writer.is_alive():
-                    return False
-                self._queue.all_tasks_done.wait(left)
-        return self.stats.failed == 0
+        if self._is_disabled:
+            return True
+        done = self._queue.wait_done(timeout_s)
+        self._raise_kept()
+        stats = self.stats
+        return done and not stats.failed and not stats.spooled and not stats.waiting
 
     def close(self) -> None:
         """Writes what is queued (for at most `CLOSE_TIMEOUT_S`) and stops the writer.
@@ -198,163 +236,96 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @contextlib.contextmanager
-    def guard(self) -> Iterator[None]:
+    def guard(self) -> contextlib.AbstractContextManager[None]:
         """Swallows and counts what goes wrong inside, so that the agent never sees it.
 
         Errors are re-raised under pytest. KeyboardInterrupt, cancellation and the like pass.
         """
-        try:
-            yield
-        except Exception as error:
-            self._count(errors=1)
-            if "PYTEST_CURRENT_TEST" in os.environ:
-                raise
-            self._warn_once("recording failed: %s", describe(error))
+        return self._counters.guard()
 
     def _start(self) -> None:
         self.outer_calls = OuterCalls()
-        self._queue: queue.Queue[_Record | None] = queue.Queue(maxsize=self._queue_records)
-        self._stats = RecorderStats()
-        self._lock = threading.Lock()
-        self._warned = False
-        self._writer = threading.Thread(target=self._write_loop, name="rwml-writer", daemon=True)
+        self._counters = Counters()
+        records, size = self._bounds
+        self._queue = WaitingRecords(
+            items=records, size=size, batch=BATCH_RECORDS, lock=self._counters.lock
+        )
+        self._writer = Writer(
+            counters=self._counters,
+            queue=self._queue,
+            preparation=Preparation(
+                store=self._store,
+                key=self._store.key,
+                redact=self._redact,
+                capture=self._capture,
+            ),
+            delivery=Delivery(
+                store=self._store,
+                spool=Spool(self._spool_folder),
+                count=self._counters.add,
+                warn=self._counters.warn,
+            ),
+        )
+        self._sweeper = None
         if not self._closed:
             self._writer.start()
+            if self._retention is not None:
+                self._sweeper = Sweeper(retention=self._retention, store=self._store)
 
     def _in_child(self) -> None:
         self._start()
         forking.close_at_exit(self, self.close)
 
     def _close(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.close()
         atexit.unregister(self.close)
         deadline = time.monotonic() + CLOSE_TIMEOUT_S
-        with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=CLOSE_TIMEOUT_S)
-        self._writer.join(max(0.0, deadline - time.monotonic()))
-        has_ended = not self._writer.is_alive()
-        if has_ended:
-            self._drop_rest()
+        has_ended = self._writer.stop(CLOSE_TIMEOUT_S)
+        if self._sweeper is not None:
+            has_ended &= self._sweeper.stop(max(0.1, deadline - time.monotonic()))
+        if has_ended:  # what came in the meantime does not wait: nobody will write it
+            left = self._queue.drain()
+            records = sum(isinstance(item, HeaderRecord | StepRecord) for item in left)
+            self._counters.add(accepted=-records, dropped=len(left))
         stats = self.stats
-        waiting = stats.accepted - stats.written - stats.failed
-        if stats.failed or stats.dropped or waiting:
+        if stats.failed or stats.dropped or stats.waiting or stats.spooled:
             logger.warning(
-                "rwml: %d records failed, %d were dropped and %d are not written yet",
+                "rwml: %d records failed, %d were dropped, %d wait on this machine's disk and %d "
+                "are not written yet",
                 stats.failed,
                 stats.dropped,
-                waiting,
+                stats.spooled,
+                stats.waiting,
             )
         if self._owns_store and has_ended:
             self._store.close()
 
-    def _drop_rest(self) -> None:
-        """What is left when the writer has ended does not wait: nobody will write it."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                is_record = self._queue.get_nowait() is not None
-                self._queue.task_done()
-                self._count(accepted=-is_record, dropped=is_record)
+    def _writes_here(self) -> bool:
+        return not self._is_disabled and self._writer.is_here
 
-    def _put(self, record: _Record) -> None:
-        with self._lock:  # in one step: `close` must not get between, its sentinel is the last
-            closed = self._closed
-            try:
-                if not closed:
-                    self._queue.put_nowait(record)
-                taken = not closed
-            except queue.Full:
-                taken = False
-            self._add(accepted=taken, dropped=not taken)
-        if not taken and not closed:
-            self._warn_once("the recording queue is full: records are dropped and counted")
+    def _refuse(self) -> None:
+        self._counters.add(dropped=1)
+        if not self._closed:
+            self._counters.warn("the recording queue is full: records are dropped and counted")
 
-    def _count(self, **more: int) -> None:
-        with self._lock:
-            self._add(**more)
-
-    def _add(self, **more: int) -> None:
-        now = {name: getattr(self._stats, name) + n for name, n in more.items()}
-        self._stats = replace(self._stats, **now)
-
-    def _warn_once(self, text: str, *arguments: object) -> None:
-        if not self._warned:
-            self._warned = True
-            logger.warning("rwml: " + text, *arguments)
-
-    def _write_loop(self) -> None:
-        while True:
-            batch = [self._queue.get()]
-            with contextlib.suppress(queue.Empty):
-                while len(batch) < BATCH_RECORDS:
-                    batch.append(self._queue.get_nowait())
-            self._write_batch([record for record in batch if record is not None])
-            for _ in batch:
-                self._queue.task_done()
-            if None in batch:
-                return
-
-    def _write_batch(self, batch: list[_Record]) -> None:
-        pending = _Batch()
-        for record in batch:
-            try:
-                if isinstance(record, _Header):
-                    name = redact_id(record.trajectory.id, self._redact)
-                    clean = redact_model(record.trajectory, self._redact)
-                    if record.length is not None and pending.has_steps_of(name):
-                        self._store_batch(pending)  # what came before must not survive the cut
-                        pending = _Batch()
-                    pending.add_header(clean.model_copy(update={"id": name}), record.length)
-                else:
-                    name = redact_id(record[0], self._redact)
-                    pending.steps.append((name, redact_model(record[1], self._redact)))
-            except Exception as error:  # noqa: BLE001 - fails closed: not redacted, not written
-                self._count(failed=1)
-                self._warn_once("a record could not be redacted: %s", type(error).__name__)
-        if len(pending):  # the sentinel alone is no reason to wait for the store
-            self._store_batch(pending)
-
-    def _store_batch(self, batch: _Batch) -> None:
-        try:
-            self._store.write(
-                headers=batch.headers, lengths=batch.lengths, steps_by_trajectory=batch.steps
-            )
-        except Exception as error:  # noqa: BLE001 - whatever it is, the writer must live on
-            if not isinstance(error, StoreUnavailableError) and len(batch) > 1:
-                for single in batch.singles():  # one record cannot be stored: the others can
-                    self._store_batch(single)
-                return
-            self._count(failed=len(batch))
-            self._warn_once("a record could not be written: %s", describe(error))
-        else:
-            self._count(written=len(batch))
+    def _raise_kept(self) -> None:
+        """What a deferred call raised, under pytest only."""
+        error, self._counters.error = self._counters.error, None
+        if error is not None and "PYTEST_CURRENT_TEST" in os.environ:
+            raise error
 
 
-@dataclass
-class _Batch:
-    """Redacted records on their way into one transaction."""
-
-    headers: list[Trajectory] = field(default_factory=list)
-    lengths: dict[str, int] = field(default_factory=dict)
-    steps: list[tuple[str, Step]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.headers) + len(self.steps)
-
-    def has_steps_of(self, trajectory_id: str) -> bool:
-        return any(owner == trajectory_id for owner, _ in self.steps)
-
-    def add_header(self, header: Trajectory, length: int | None) -> None:
-        self.headers.append(header)
-        if length is not None:
-            self.lengths[header.id] = length
-
-    def singles(self) -> Iterator[_Batch]:
-        for header in self.headers:
-            cut = {header.id: self.lengths[header.id]} if header.id in self.lengths else {}
-            yield _Batch(headers=[header], lengths=cut)
-        for step in self.steps:
-            yield _Batch(steps=[step])
+def _size(record: Record) -> int:
+    """Bytes that a record keeps alive, roughly: its texts, and as much again for the rest."""
+    size = RECORD_BYTES
+    if isinstance(record, HeaderRecord):
+        for message in record.trajectory.initial:
+            size += RECORD_BYTES + len(message.content or "")
+    else:
+        size += len(record.step.action.content or "")
+        for message in record.step.observation:
+            size += len(message.content or "")
+    return size

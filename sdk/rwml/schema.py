@@ -10,29 +10,27 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 from pydantic_core import from_json, to_json
 
+from rwml.content import Frozen, Part, content_parts, content_text
 from rwml.errors import SchemaError
 
 SCHEMA_VERSION = 1
 """Version of the stored shape. A store written by a newer version is refused."""
+
+NOT_RECORDED_KEY = "not_recorded"
+"""Metadata key under which a record names the tools whose part was left out."""
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 Kind = Literal["tool", "user", "environment"]
 """Who answered the action: a tool, a person (or their simulator), or a text environment."""
 StepStatus = Literal["ok", "error", "interrupted", "pending"]
 OutcomeStatus = Literal["completed", "truncated", "infrastructure_error", "unknown"]
-
-
-class Frozen(BaseModel):
-    """Base of the data model: immutable, and unknown fields are an error, not a silent loss."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class ToolCall(Frozen):
@@ -99,6 +97,7 @@ class Message(Frozen):
         tool_call_id: for a tool message, the call it answers.
         name: name of the tool or speaker, where given.
         reasoning: the model's reasoning, kept apart from the content.
+        parts: the parts that are no text, in order; the content names each as ``[type]``.
     """
 
     role: Role
@@ -107,6 +106,7 @@ class Message(Frozen):
     tool_call_id: str | None = None
     name: str | None = None
     reasoning: str | None = None
+    parts: tuple[Part, ...] = ()
 
     @classmethod
     def from_openai(cls, wire: Mapping[str, Any] | Message) -> Message:
@@ -130,6 +130,7 @@ class Message(Frozen):
                 tool_call_id=wire.get("tool_call_id"),
                 name=wire.get("name"),
                 reasoning=wire.get("reasoning") or wire.get("reasoning_content"),
+                parts=content_parts(wire.get("content")),
             )
         except ValidationError as error:
             first = error.errors()[0]
@@ -148,26 +149,6 @@ class Message(Frozen):
         if self.reasoning is not None:
             wire["reasoning_content"] = self.reasoning
         return wire
-
-
-def content_text(content: object) -> str | None:
-    """Text of an OpenAI content field: a string, or parts of which the text ones are joined.
-
-    Other parts (images, files) are named by their type, so that their place is not lost.
-    """
-    if content is None or isinstance(content, str):
-        return content
-    if isinstance(content, Iterable):
-        texts: list[str] = []
-        content = [content] if isinstance(content, Mapping) else content
-        for part in content:
-            if isinstance(part, str):
-                texts.append(part)
-            elif isinstance(part, Mapping):
-                kind = str(part.get("type", "part"))
-                texts.append(str(part.get("text") or "") if kind == "text" else f"[{kind}]")
-        return "".join(texts)
-    return str(content)
 
 
 class Tool(Frozen):
@@ -254,6 +235,16 @@ class Step(Frozen):
     logprobs: tuple[float, ...] | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether its next state is known, so that it makes a transition."""
+        return (
+            self.status in ("ok", "error")
+            and bool(self.observation)
+            and self.kind is not None
+            and NOT_RECORDED_KEY not in self.metadata
+        )
+
     def ordered_observation(self) -> tuple[Message, ...]:
         """Observation with tool results in the order of the action's ``tool_calls``.
 
@@ -334,7 +325,7 @@ class Trajectory(Frozen):
         if history is not None and history < 0:
             raise SchemaError(f"history must be 0 or more turns, not {history}")
         for place, step in enumerate(self.steps):
-            if step.status not in ("ok", "error") or not step.observation or step.kind is None:
+            if not step.is_complete:
                 continue
             first = 0 if history is None else max(0, place - history)
             window = self.steps[first:place]

@@ -1,15 +1,24 @@
 """`rwml.instrument`: switches integrations on by entry point, and really off again."""
 
+import functools
+import logging
+import os
 import subprocess
 import sys
+import time
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 import rwml
 from rwml import instrumentation
+from rwml.capture import Capture
 from rwml.errors import AdapterError, MissingExtraError, UsageError
+from rwml.retention import Retention, Sweeper
+from rwml.store.tables import trajectories
+from rwml.testing import make_trajectory
 
 switched: list[str] = []
 
@@ -33,6 +42,12 @@ def bad_undo(recorder: rwml.Recorder):
         raise ZeroDivisionError
 
     return undo
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("RWML_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -123,3 +138,152 @@ def test_without_any_framework_it_says_what_to_install(url: str) -> None:
     assert "install 'rwml[langgraph]'" in done.stdout
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""
+
+
+def taps(recorder: rwml.Recorder):
+    """An agent that goes through four trajectories."""
+    for task in range(4):
+        made = make_trajectory(task)
+        recorder.record(made.model_copy(update={"metadata": {"tenant": f"tenant-{task}"}}))
+    return lambda: None
+
+
+def stored(url: str) -> list[rwml.Trajectory]:
+    with rwml.open_store(url, create=False) as store:
+        return list(store.trajectories())
+
+
+def test_disabled_records_nothing(
+    plug_in, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plug_in("works", "breaks")
+    monkeypatch.setenv("RWML_DISABLED", "1")
+    monkeypatch.setenv("RWML_TTL", "nonsense")
+    caplog.set_level(logging.INFO, logger="rwml")
+    for target in (url, None):
+        with rwml.instrument(store=target, metrics=True) as handle:
+            assert handle.names == ()
+            handle.recorder.record(make_trajectory(1))
+            with handle.recorder.trajectory(source="mine") as trajectory:
+                trajectory.act({"role": "assistant", "content": "Hello."})
+            assert handle.recorder.flush()
+        assert handle.recorder.stats == rwml.RecorderStats()
+    assert switched == []
+    assert not Path(url.removeprefix("sqlite:///")).parent.joinpath("rwml.db").exists()
+    assert [r.levelname for r in caplog.records] == ["INFO", "INFO"]
+
+
+def test_a_recorder_by_hand_is_disabled_too(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RWML_DISABLED", "1")
+    with rwml.Recorder(store=url) as recorder:
+        recorder.record(make_trajectory(1))
+        assert recorder.flush()
+    assert not Path(url.removeprefix("sqlite:///")).exists()
+
+
+def test_what_is_given_reaches_the_recorder(plug_in, url: str) -> None:
+    plug_in("taps")
+    capture = Capture(skip_tenants=["tenant-1"], skip_tools=["get_order"])
+
+    def redact(text: str) -> str:
+        return text.replace("customers of a shop", "<PEOPLE>")
+
+    rwml.instrument(store=url, capture=capture, redact=redact).uninstrument()
+    found = stored(url)
+    assert [t.id for t in found] == ["shop-0", "shop-2", "shop-3"]
+    assert found[0].initial[0].content == "You help the <PEOPLE>."
+    assert all(call.arguments == {} for s in found[0].steps for call in s.action.tool_calls)
+
+
+def test_the_environment_fills_what_is_not_given(
+    plug_in, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plug_in("taps")
+    monkeypatch.setenv("RWML_STORE", url)
+    monkeypatch.setenv("RWML_SKIP_TENANTS", "tenant-1,tenant-3")
+    rwml.instrument().uninstrument()
+    assert [t.id for t in stored(url)] == ["shop-0", "shop-2"]
+    assert caplog.records == []
+    rwml.instrument(capture=Capture(skip_tenants=["tenant-0"])).uninstrument()
+    assert [t.id for t in stored(url)] == ["shop-0", "shop-1", "shop-2", "shop-3"]
+    assert "capture= was given" in caplog.text
+
+
+def test_redaction_from_the_environment(plug_in, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plug_in("leaks")
+    for name, is_there in (("secrets", False), ("default", False), ("none", True)):
+        monkeypatch.setenv("RWML_REDACT", name)
+        rwml.instrument(store=url).uninstrument()
+        (found,) = stored(url)
+        assert (SECRET in found.model_dump_json()) == is_there, name
+
+
+SECRET = "sk-0123456789abcdefghijkl"
+
+
+def leaks(recorder: rwml.Recorder):
+    message = rwml.Message(role="user", content=f"my key is {SECRET}")
+    recorder.record(rwml.Trajectory(id="t", source="test", initial=(message,)))
+    return lambda: None
+
+
+def test_a_bad_variable_is_told_at_start(
+    plug_in, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plug_in("works")
+    monkeypatch.setenv("RWML_SAMPLE", "most")
+    with pytest.raises(UsageError, match=r"RWML_SAMPLE.*example"):
+        rwml.instrument(store=url)
+    assert switched == []
+    assert not Path(url.removeprefix("sqlite:///")).exists()
+
+
+def test_retention_is_enforced_while_it_records(
+    plug_in, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon = functools.partial(Sweeper, first_s=0, every_s=0.01)
+    monkeypatch.setattr("rwml.recorder.Sweeper", soon)
+    with rwml.open_store(url) as store:
+        store.add(make_trajectory(7))
+        old = sa.update(trajectories).values(recorded_at=0.0)
+        store._transact(lambda connection: connection.execute(old))
+    plug_in("works")
+    with rwml.instrument(store=url, retention=Retention(ttl_s=3600)):
+        deadline = time.monotonic() + 30
+        while any(t.id == "shop-7" for t in stored(url)):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert [t.id for t in stored(url)] == ["t"]
+
+
+def test_metrics_only_when_they_are_asked_for(
+    plug_in, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("opentelemetry.metrics", reason="needs opentelemetry-api")
+    plug_in("works")
+    seen: list[str] = []
+
+    def see(recorder: rwml.Recorder):
+        seen.append("on")
+        return lambda: seen.append("off")
+
+    monkeypatch.setattr(instrumentation, "observe", see)
+    rwml.instrument(store=url).uninstrument()
+    assert seen == []
+    rwml.instrument(store=url, metrics=True).uninstrument()
+    assert seen == ["on", "off"]
+    monkeypatch.setenv("RWML_METRICS", "1")
+    rwml.instrument(store=url, metrics=False).uninstrument()
+    assert seen == ["on", "off"]
+    rwml.instrument(store=url).uninstrument()
+    assert seen == ["on", "off", "on", "off"]
+
+
+def test_metrics_without_opentelemetry_say_what_to_install(
+    plug_in, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plug_in("works")
+    monkeypatch.setattr("rwml.extras.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"rwml\[otel\]"):
+        rwml.instrument(store=url, metrics=True)
+    assert switched == []

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ from hypothesis import strategies as st
 
 from rwml import Message, Outcome, Recorder, Step, Store, Trajectory, open_store
 from rwml.errors import SchemaError, StoreError, StoreUnavailableError
+from rwml.recorder import RecorderStats
+from rwml.records import HeaderRecord
+from rwml.store.batches import Batch
+from rwml.testing import make_trajectory
 from rwml.trajectory_recorder import complete_step
 
 
@@ -42,10 +47,10 @@ class StalledStore(Store):
         self.go = threading.Event()
         self.reached = threading.Event()
 
-    def write(self, **records) -> None:
+    def write_batch(self, batch: Batch, **patience: float) -> None:
         self.reached.set()
         assert self.go.wait(30)
-        super().write(**records)
+        super().write_batch(batch, **patience)
 
 
 class FailingStore(Store):
@@ -55,7 +60,7 @@ class FailingStore(Store):
         super().__init__(engine=store._engine, lock=store._lock)
         self.error = error
 
-    def write(self, **records) -> None:
+    def write_batch(self, batch: Batch, **patience: float) -> None:
         raise self.error
 
 
@@ -216,12 +221,12 @@ def test_full_queue_is_counted_and_never_blocks(
     assert stalled.reached.wait(30)  # the writer holds this one
     for n in range(5):
         recorder.record_step("t", Step(index=n, action=Message(role="assistant")))
-    assert (recorder.stats.accepted, recorder.stats.dropped) == (4, 2)
+    assert (recorder.stats.accepted, recorder.stats.dropped) == (3, 3)  # what is in work counts
     stalled.go.set()
     assert recorder.flush(30)
     recorder.close()
-    assert recorder.stats.written == 4
-    assert len(next(store.trajectories()).steps) == 3
+    assert recorder.stats.written == 3
+    assert len(next(store.trajectories()).steps) == 2
 
 
 def test_one_record_that_cannot_be_stored_does_not_take_the_others(
@@ -263,43 +268,57 @@ def test_one_value_that_the_database_refuses_does_not_take_the_others(
     assert [t.id for t in store.trajectories()] == ["fine", "first", "good"]
 
 
-def test_a_store_out_of_reach_is_not_asked_again_for_each_record(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+def test_a_store_out_of_reach_is_not_asked_for_each_record_and_catches_up(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     leave_pytest(monkeypatch)
     asked: list[int] = []
 
     class Unreachable(StalledStore):
-        def write(self, **records) -> None:
+        is_away = True
+
+        def write_batch(self, batch: Batch, **patience: float) -> None:
             self.reached.set()
             assert self.go.wait(30)
-            asked.append(len(records["headers"]))
-            raise StoreUnavailableError("locked")
+            if self.is_away:
+                asked.append(len(batch))
+                raise StoreUnavailableError("locked")
+            super().write_batch(batch, **patience)
 
     away = Unreachable(store)
     with Recorder(store=away) as recorder:
-        recorder.record(Trajectory(source="mine"))
+        recorder.record(make_trajectory(0))
         assert away.reached.wait(30)
-        for _ in range(5):
-            recorder.record(Trajectory(source="mine"))
+        for task in range(1, 6):
+            recorder.record(make_trajectory(task))
         away.go.set()
         assert not recorder.flush(30)
-        assert recorder.stats.failed == 6
-    assert asked == [1, 5]
+        stats = recorder.stats
+        assert (stats.written, stats.failed, stats.waiting) == (0, 0, 0)
+        assert stats.spooled == stats.accepted == 30
+        assert len(asked) < 5
+        assert set(asked) == {5}  # the first batch, again and again
+        away.is_away = False
+        deadline = time.monotonic() + 30
+        while not recorder.flush(1) and time.monotonic() < deadline:
+            pass
+        assert recorder.stats.written == recorder.stats.accepted == 30
+    assert list(store.trajectories()) == [make_trajectory(task) for task in range(6)]
+    assert caplog.text.count("wait on this machine") == 1
 
 
 def test_a_record_that_races_with_close_is_written_or_dropped(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Recorder(store=store)
-    put, closing = recorder._queue.put_nowait, threading.Thread(target=recorder.close)
+    put, closing = recorder._queue.put, threading.Thread(target=recorder.close)
 
-    def put_late(record) -> None:
+    def put_late(record, size: int) -> bool:
         closing.start()
         closing.join(0.5)  # close would be done, if it were let in between
-        put(record)
+        return put(record, size)
 
-    monkeypatch.setattr(recorder._queue, "put_nowait", put_late)
+    monkeypatch.setattr(recorder._queue, "put", put_late)
     recorder.record_header(Trajectory(id="t", source="mine"))
     closing.join(30)
     stats = recorder.stats
@@ -313,7 +332,7 @@ def test_what_a_dead_writer_leaves_is_dropped_at_close(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Exits(StalledStore):
-        def write(self, **records) -> None:
+        def write_batch(self, batch: Batch, **patience: float) -> None:
             self.reached.set()
             assert self.go.wait(30)
             raise SystemExit
@@ -352,11 +371,11 @@ def test_logs_hold_no_recorded_text(
     caplog.set_level(logging.DEBUG)
     failing = FailingStore(store, ValueError("hush")) if what == "store" else store
     with Recorder(store=failing) as recorder:
-        metadata = {"hush": object()} if what == "header" else None
-        with recorder.trajectory(source="mine", metadata=metadata) as t:  # type: ignore[arg-type]
+        messages = [{"role": "hush"}] if what == "header" else []
+        with recorder.trajectory(source="mine", messages=messages) as t:
             t.act({"role": "assistant", "content": "hush"})
             if what == "step":
-                t.act({"role": "assistant"}, model={"a": "hush"})  # type: ignore[arg-type]
+                t.act({"role": "assistant"}, usage={"hush": "hush"})  # type: ignore[arg-type]
         recorder.flush(30)
         assert recorder.stats.errors + recorder.stats.failed
     assert "rwml: " in caplog.text
@@ -480,3 +499,104 @@ def test_a_shorter_recording_of_an_id_replaces_the_longer_one(tmp_path: Path) ->
         t.act({"role": "assistant", "content": "alone"})
     (trajectory,) = open_store(url).trajectories()
     assert [step.action.content for step in trajectory.steps] == ["alone"]
+
+
+def test_deferred_calls_run_in_turn_in_the_writers_thread(store: Store) -> None:
+    order: list[str] = []
+
+    def work(name: str) -> None:
+        order.append(f"{name} in {threading.current_thread().name}")
+        recorder.put(HeaderRecord(Trajectory(id=name, source="mine")))
+
+    with Recorder(store=store) as recorder:
+        for name in "abc":
+            recorder.defer(work, name)
+        assert recorder.flush(30)
+        assert order == [f"{name} in rwml-writer" for name in "abc"]
+        assert recorder.stats.accepted == recorder.stats.written == 3
+    assert [t.id for t in store.trajectories()] == ["a", "b", "c"]
+
+
+def test_a_deferred_call_that_fails_is_counted(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    leave_pytest(monkeypatch)
+
+    def fail() -> None:
+        raise ValueError("hush")
+
+    with Recorder(store=store) as recorder:
+        recorder.defer(fail)
+        recorder.record(make_trajectory(1))
+        recorder.flush(30)
+        assert (recorder.stats.errors, recorder.stats.written) == (1, 5)
+    assert "recording failed: ValueError" in caplog.text
+    assert "hush" not in caplog.text
+
+
+def test_a_deferred_call_that_fails_is_raised_by_flush_under_pytest(store: Store) -> None:
+    def fail() -> None:
+        raise ValueError("seen")
+
+    with Recorder(store=store) as recorder:
+        recorder.defer(fail)
+        with pytest.raises(ValueError, match="seen"):
+            recorder.flush(30)
+        assert recorder.flush(30)
+
+
+def test_the_queue_is_bounded_in_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_pytest(monkeypatch)
+    stalled = StalledStore(store)
+    recorder = Recorder(store=stalled, queue_bytes=1_000_000)
+    text = Message(role="assistant", content="x" * 300_000)
+    for n in range(10):
+        recorder.record_step("t", Step(index=n, action=text))
+    assert (recorder.stats.accepted, recorder.stats.dropped) == (3, 7)
+    recorder.defer(print, "never", size=1_000_000)
+    assert recorder.stats.dropped == 8
+    stalled.go.set()
+    recorder.close()
+    assert recorder.stats.written == 3
+
+
+def test_one_record_larger_than_the_bound_is_taken(store: Store) -> None:
+    with Recorder(store=store, queue_bytes=1_000) as recorder:
+        recorder.record_step(
+            "t", Step(index=0, action=Message(role="assistant", content="x" * 9999))
+        )
+        assert recorder.flush(30)
+        assert recorder.stats.written == 1
+
+
+def test_switched_off_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RWML_DISABLED", "1")
+    with Recorder(store=f"sqlite:///{tmp_path / 'rwml.db'}") as recorder:
+        assert recorder.takes_nothing
+        with recorder.trajectory(source="mine") as t:
+            t.act({"role": "assistant", "content": "x"})
+        recorder.defer(print, "never")
+        assert recorder.flush(1)
+        assert recorder.stats == RecorderStats()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ['"' * 600_000, "é\n" * 300_000, "\ud800" * 300_000])
+def test_a_large_text_is_stored_as_it_is(store: Store, text: str) -> None:
+    step = Step(
+        index=0,
+        action=Message(role="assistant", content="look"),
+        observation=(Message(role="user", content=text),),
+        metadata={"n": float("nan"), "deep": [{"a": []}]},
+    )
+    with Recorder(store=store, redact=None) as recorder:
+        recorder.record(Trajectory(id="t", source="mine", steps=(step,)))
+        assert recorder.flush(30)
+    (found,) = next(store.trajectories()).steps
+    assert found.observation[0].content == text.encode("utf-16", "surrogatepass").decode(
+        "utf-16", "replace"
+    )
+    small = step.model_copy(update={"observation": ()})
+    with Recorder(store=store, redact=None) as recorder:
+        recorder.record(Trajectory(id="small", source="mine", steps=(small,)))
+    assert next(store.trajectories(id="small")).steps[0].metadata == found.metadata

@@ -5,7 +5,8 @@ SQLite is the embedded default (``sqlite:///file``), PostgreSQL the shared one
 """
 
 from rwml.store.aggregates import Counts, Stats
-from rwml.store.database import Store, open_store
+from rwml.store.database import Store
 from rwml.store.erasure import Forgotten, Subject
+from rwml.store.opening import open_store
 
 __all__ = ["Counts", "Forgotten", "Stats", "Store", "Subject", "open_store"]

@@ -168,7 +168,7 @@ class _Tally:
     def add_step(self, step: Step) -> None:
         self.steps += 1
         self.statuses[step.status] += 1
-        if step.status in ("ok", "error") and step.observation and step.kind is not None:
+        if step.is_complete and step.kind is not None:
             self.kinds[step.kind] += 1
         for call in step.action.tool_calls:
             _count_name(self.tools, call.name)

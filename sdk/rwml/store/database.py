@@ -10,29 +10,36 @@ the process forks: a child that inherits one may corrupt or lose what both write
 from __future__ import annotations
 
 import contextlib
-import os
-import stat
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
 from filelock import FileLock
 from filelock import Timeout as LockTimeout
-from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from rwml import forking
-from rwml.errors import MissingExtraError, StoreError, StoreUnavailableError
+from rwml.errors import StoreError, StoreUnavailableError
 from rwml.schema import Step, Trajectory, Transition
 from rwml.store.aggregates import Counts, Stats, count_rows, gather_stats
+from rwml.store.batches import Batch, header_row, step_row, write_batch
 from rwml.store.erasure import Forgotten, Subject, find_subject, remove, scrub
 from rwml.store.failures import first_line, is_out_of_reach
+from rwml.store.keys import store_key
+from rwml.store.lookups import Pending, conditions, find_pending, steps_of
 from rwml.store.migrations import MIGRATIONS, migrate
-from rwml.store.rows import PAGE, as_key, load, step_row, trajectory_row, upsert
-from rwml.store.tables import STORE_VERSION, metadata, schema_info, steps, trajectories
-from rwml.store.urls import parse_url, shown_url
+from rwml.store.rows import PAGE, as_key, load
+from rwml.store.tables import (
+    STORE_VERSION,
+    metadata,
+    pseudonyms,
+    schema_info,
+    steps,
+    trajectories,
+)
+from rwml.store.urls import shown_url
 
 LOCK_TIMEOUT_S = 60.0
 """How long a write waits for another process's write before it fails (ours)."""
@@ -48,50 +55,6 @@ MAKING_TABLES = 0x72776D6C
 _Result = TypeVar("_Result")
 
 
-def open_store(url: str, *, create: bool = True) -> Store:
-    """Opens a store, and makes it where there is none.
-
-    Args:
-        url: ``sqlite:///path/to/file.db`` or ``postgresql+psycopg://user@host/database``.
-        create: False to refuse a store that does not exist yet (for readers).
-
-    Raises:
-        StoreError: the URL cannot be read, there is no store (with ``create=False``), it was
-            written by a newer rwml (it is left as it is), or the file is not a store.
-        MissingExtraError: the database driver is not installed.
-    """
-    parsed = parse_url(url)
-    path = Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
-    if path is not None and not path.exists():
-        if not create:
-            raise StoreError(
-                f"no store at {path}: record something first, say with "
-                f"'rwml record tau2 --store {url}'"
-            )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, stat.S_IRUSR | stat.S_IWUSR))
-        except OSError as error:
-            raise StoreError(f"cannot make a store at {path}: {error.strerror}") from error
-    try:
-        # A server may have been restarted since the last write: ask before relying on it.
-        engine = sa.create_engine(parsed, pool_pre_ping=path is None)
-    except NoSuchModuleError as error:
-        raise StoreError(f"{parsed.drivername!r} is no database that rwml knows") from error
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("postgres", error.name or "psycopg") from error
-    lock = _make_lock(f"{path}.lock") if path else None
-    if path is not None:
-        event.listen(engine, "connect", _configure_sqlite)
-    store = Store(engine=engine, lock=lock)
-    try:
-        store.check_version(create=create)
-    except BaseException:
-        engine.dispose()
-        raise
-    return store
-
-
 class Store:
     """Trajectories in a database. Make one with `open_store`; safe to share between threads."""
 
@@ -100,6 +63,7 @@ class Store:
         self._lock = lock
         self._gate = forking.Gate()
         self._is_stranded = False
+        self._is_checked = True
         forking.register(
             self, before=Store._before_fork, parent=Store._in_parent, child=Store._in_child
         )
@@ -108,6 +72,11 @@ class Store:
     def url(self) -> str:
         """The store's URL, without a password."""
         return shown_url(self._engine.url)
+
+    @property
+    def parsed_url(self) -> sa.URL:
+        """The store's URL in its parts, password included: not to be shown."""
+        return self._engine.url
 
     def check_version(self, *, create: bool) -> None:
         """Makes the tables of an empty database; brings an older store up to date.
@@ -159,18 +128,46 @@ class Store:
             StoreUnavailableError: it is locked or out of reach, whatever the batch.
             OverflowError: a number is too large for SQLite; nothing was written.
         """
-        header_rows = [trajectory_row(trajectory) for trajectory in headers]
-        step_rows = [step_row(owner, step) for owner, step in steps_by_trajectory]
-        cuts = sorted((as_key(owner), length) for owner, length in (lengths or {}).items())
+        batch = Batch(headers=[header_row(trajectory) for trajectory in headers])
+        batch.cuts = {as_key(owner): length for owner, length in (lengths or {}).items()}
+        batch.steps = [step_row(as_key(owner), step) for owner, step in steps_by_trajectory]
+        self.write_batch(batch)
 
-        def work(connection: Connection) -> None:
-            upsert(connection, trajectories, header_rows)
-            for key, length in cuts:
-                beyond = (steps.c.trajectory_id == key) & (steps.c.step_index >= length)
-                connection.execute(sa.delete(steps).where(beyond))
-            upsert(connection, steps, step_rows)
+    def write_batch(self, batch: Batch, *, patience_s: float = LOCK_TIMEOUT_S) -> None:
+        """Writes rows that were made before, all or nothing; see `write` for the errors.
 
-        self._transact(work)
+        Args:
+            patience_s: how long to wait for other writers, in seconds.
+        """
+        self._transact(lambda connection: write_batch(connection, batch), patience_s=patience_s)
+
+    def check_later(self) -> None:
+        """The store was out of reach: its version is checked before it is used."""
+        self._is_checked = False
+
+    @functools.cached_property
+    def key(self) -> bytes:
+        """The store's secret key, 32 bytes; see `rwml.store.keys`."""
+        return store_key(self._engine.url)
+
+    def find_pending(self, digest: bytes | None, tail: bytes | None) -> Pending | None:
+        """The pending action that has this digest, else the only one that has this tail."""
+        with self._reading() as connection:
+            return find_pending(connection, digest, tail)
+
+    def header(self, key: str) -> Trajectory | None:
+        """The trajectory with this key, without its steps; None where there is none."""
+        query = sa.select(trajectories.c.body).where(trajectories.c.id == key)
+        with self._reading() as connection:
+            body = connection.scalar(query)
+        return None if body is None else load(Trajectory, body, key)
+
+    def pseudonyms(self, key: str) -> dict[bytes, str]:
+        """What stands for redacted values in a trajectory, by keyed digest of the value."""
+        of_it = pseudonyms.c.trajectory_id == key
+        query = sa.select(pseudonyms.c.digest, pseudonyms.c.name).where(of_it)
+        with self._reading() as connection:
+            return {bytes(row.digest): row.name for row in connection.execute(query)}
 
     def add(self, trajectory: Trajectory) -> None:
         """Writes one whole trajectory; it replaces an earlier recording of the same id."""
@@ -190,7 +187,7 @@ class Store:
         Raises:
             StoreError: an unknown filter, or a row that does not fit the schema.
         """
-        wanted = _conditions(filters)
+        wanted = conditions(filters)
         last: str | None = None
         while True:
             query = sa.select(trajectories.c.id, trajectories.c.body).where(*wanted)
@@ -198,7 +195,7 @@ class Store:
                 query = query.where(trajectories.c.id > last)
             with self._reading() as connection:
                 rows = connection.execute(query.order_by(trajectories.c.id).limit(PAGE)).all()
-                found = self._steps_of(connection, [row.id for row in rows])
+                found = steps_of(connection, [row.id for row in rows])
             for row in rows:
                 yield load(Trajectory, row.body, row.id).model_copy(
                     update={"steps": tuple(found.get(row.id, ()))}
@@ -217,11 +214,11 @@ class Store:
     def counts(self, **filters: str | None) -> Counts:
         """Counts what the store holds, optionally of matching trajectories only."""
         with self._reading() as connection:
-            return count_rows(connection, _conditions(filters))
+            return count_rows(connection, conditions(filters))
 
     def stats(self, **filters: str | None) -> Stats:
         """Sums up what the store is made of: one streamed pass in bounded memory."""
-        return gather_stats(self._reading, _conditions(filters))
+        return gather_stats(self._reading, conditions(filters))
 
     def find_ids(self, prefix: str, *, limit: int) -> list[str]:
         """The first ids that begin with `prefix`, in order."""
@@ -235,7 +232,7 @@ class Store:
     def find(self, subject: Subject) -> list[str]:
         """Keys of the trajectories that `forget` would remove."""
         with self._reading() as connection:
-            return find_subject(connection, subject)
+            return find_subject(connection, subject, self.key)
 
     def forget(self, subject: Subject) -> Forgotten:
         """Removes every trajectory that holds the subject, with its steps, in one transaction.
@@ -249,7 +246,7 @@ class Store:
         """
 
         def work(connection: Connection) -> tuple[list[str], int]:
-            keys = find_subject(connection, subject)
+            keys = find_subject(connection, subject, self.key)
             return keys, remove(connection, keys)
 
         with self._errors("write to"), self._lock or contextlib.nullcontext():
@@ -275,11 +272,13 @@ class Store:
             raise StoreError(f"{self.url} is no rwml store: check the URL")
         if self._lock:  # kept in the file by SQLite, so it is never set on somebody else's
             with self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA auto_vacuum=INCREMENTAL")  # it can shrink
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         with self._writing() as connection:
             self._one_at_a_time(connection)
             metadata.create_all(connection)
-            upsert(connection, schema_info, [{"id": 1, "version": STORE_VERSION}])
+            if connection.scalar(sa.select(schema_info.c.id)) is None:  # another made it meanwhile
+                connection.execute(sa.insert(schema_info).values(id=1, version=STORE_VERSION))
 
     def _migrate(self) -> int:
         with self._writing() as connection:
@@ -293,16 +292,18 @@ class Store:
         if self._lock is None:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MAKING_TABLES)))
 
-    def _transact(self, work: Callable[[Connection], _Result]) -> _Result:
+    def _transact(
+        self, work: Callable[[Connection], _Result], *, patience_s: float = LOCK_TIMEOUT_S
+    ) -> _Result:
         with self._errors("write to"):
             for _ in range(DEADLOCK_ATTEMPTS - 1):
                 try:
-                    with self._writing() as connection:
+                    with self._writing(patience_s) as connection:
                         return work(connection)
                 except OperationalError as error:
                     if getattr(error.orig, "sqlstate", None) not in DEADLOCK_STATES:
                         raise
-            with self._writing() as connection:
+            with self._writing(patience_s) as connection:
                 return work(connection)
 
     def _close_connections(self, timeout_s: float) -> None:
@@ -325,11 +326,18 @@ class Store:
         self._gate = forking.Gate()
         self._engine.dispose(close=False)  # should one be open after all, it is the parent's
         if self._lock:
-            self._lock = _make_lock(self._lock.lock_file)
+            self._lock = make_lock(self._lock.lock_file)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[None]:
         with self._gate.inside():
+            if not self._is_checked:
+                self._is_checked = True
+                try:
+                    self.check_version(create=True)
+                except BaseException:
+                    self._is_checked = False
+                    raise
             if self._is_stranded:
                 raise StoreUnavailableError(
                     f"this process was forked in the middle of a write to {self.url}: start it anew"
@@ -337,12 +345,23 @@ class Store:
             yield
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        turn = self._lock or contextlib.nullcontext()
-        with self._open(), turn, self._engine.begin() as connection:
+    def _writing(self, patience_s: float = LOCK_TIMEOUT_S) -> Iterator[Connection]:
+        with self._open(), self._turn(patience_s), self._engine.begin() as connection:
             if self._lock:  # the driver would begin at the first INSERT, after what we read
+                connection.exec_driver_sql(f"PRAGMA busy_timeout={int(patience_s * 500)}")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                limit = f"SET LOCAL lock_timeout = {int(patience_s * 1000)}"
+                connection.exec_driver_sql(limit)
             yield connection
+
+    @contextlib.contextmanager
+    def _turn(self, patience_s: float) -> Iterator[None]:
+        if self._lock is None:
+            yield
+        else:
+            with self._lock.acquire(timeout=patience_s):
+                yield
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -361,37 +380,7 @@ class Store:
             kind = StoreUnavailableError if is_out_of_reach(error) else StoreError
             raise kind(f"cannot {doing} {self.url}: {first_line(error)}") from error
 
-    @staticmethod
-    def _steps_of(connection: Connection, ids: list[str]) -> dict[str, list[Step]]:
-        query = (
-            sa.select(steps.c.trajectory_id, steps.c.body)
-            .where(steps.c.trajectory_id.in_(ids))
-            .order_by(steps.c.trajectory_id, steps.c.step_index, steps.c.attempt)
-        )
-        found: dict[str, list[Step]] = {}
-        for row in connection.execute(query):
-            found.setdefault(row.trajectory_id, []).append(load(Step, row.body, row.trajectory_id))
-        return found
 
-
-def _conditions(filters: dict[str, str | None]) -> list[sa.ColumnElement[bool]]:
-    known = {"source", "task_id", "split", "id"}
-    unknown = sorted(set(filters) - known)
-    if unknown:
-        raise StoreError(f"unknown filter {unknown[0]!r}: use one of {', '.join(sorted(known))}")
-    return [
-        trajectories.c[name] == as_key(value)
-        for name, value in filters.items()
-        if value is not None
-    ]
-
-
-def _make_lock(file: str) -> FileLock:
+def make_lock(file: str) -> FileLock:
+    """The lock that writers of a SQLite file take their turns by."""
     return FileLock(file, timeout=LOCK_TIMEOUT_S, mode=0o600)
-
-
-def _configure_sqlite(connection: Any, _: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout=30000")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()

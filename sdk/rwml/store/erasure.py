@@ -15,9 +15,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from rwml.errors import UsageError
+from rwml.redaction import Redaction
 from rwml.schema import Step, Trajectory
 from rwml.store.rows import as_key, load, read_pages
-from rwml.store.tables import steps, trajectories
+from rwml.store.tables import pseudonyms, steps, trajectories
 
 CHUNK = 500
 """Keys of one DELETE: below every database's limit of parameters (ours)."""
@@ -74,15 +75,29 @@ class Forgotten:
     erased: bool | None
 
 
-def find_subject(connection: Connection, subject: Subject) -> list[str]:
-    """Keys of the trajectories that hold the subject, in order; steps without one included."""
+def find_subject(connection: Connection, subject: Subject, key: bytes) -> list[str]:
+    """Keys of the trajectories that hold the subject, in order; steps without one included.
+
+    A subject that was redacted is found by what stands for it.
+
+    Args:
+        key: of the store, with which the digests of redacted values were made.
+    """
     if subject.trajectory is not None:
-        key = as_key(subject.trajectory)
-        mine = [trajectories.c.id == key, steps.c.trajectory_id == key]
+        stored = Redaction().session(key=key).id(subject.trajectory)
+        keys = {as_key(subject.trajectory), as_key(stored)}
+        mine = [trajectories.c.id.in_(keys), steps.c.trajectory_id.in_(keys)]
         return sorted(_keys(connection, *mine))
     if subject.match is not None:
-        return sorted(_keys(connection, *_holding(connection, subject.match)))
-    return sorted(_of_thread(connection, subject.thread or ""))
+        found = set(_keys(connection, *_holding(connection, subject.match)))
+        return sorted(found | set(_with_pseudonyms(connection, subject.match, key)))
+    thread = subject.thread or ""
+    found = _of_thread(connection, thread)
+    for owner, names in _with_pseudonyms(connection, thread, key).items():
+        hidden = Redaction().session(key=key, known=names).text(thread)
+        if owner in _of_thread(connection, hidden, trajectories.c.id == owner):
+            found.add(owner)
+    return sorted(found)
 
 
 def remove(connection: Connection, keys: Iterable[str]) -> int:
@@ -91,6 +106,7 @@ def remove(connection: Connection, keys: Iterable[str]) -> int:
     while left:
         chunk, left = left[:CHUNK], left[CHUNK:]
         connection.execute(sa.delete(trajectories).where(trajectories.c.id.in_(chunk)))
+        connection.execute(sa.delete(pseudonyms).where(pseudonyms.c.trajectory_id.in_(chunk)))
         gone += connection.execute(
             sa.delete(steps).where(steps.c.trajectory_id.in_(chunk))
         ).rowcount
@@ -105,7 +121,9 @@ def scrub(engine: Engine) -> bool | None:
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if engine.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"VACUUM {trajectories.name}, {steps.name}")
+            connection.exec_driver_sql(
+                f"VACUUM {trajectories.name}, {steps.name}, {pseudonyms.name}"
+            )
             return None
         connection.exec_driver_sql("VACUUM")
         patience = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
@@ -150,16 +168,30 @@ def _keys(
     yield from connection.execute(query).scalars()
 
 
-def _of_thread(connection: Connection, thread: str) -> set[str]:
+def _with_pseudonyms(connection: Connection, text: str, key: bytes) -> dict[str, dict[bytes, str]]:
+    """Trajectories in which all personal data of a text has a pseudonym, with these names."""
+    session = Redaction().session(key=key)
+    session.text(text)
+    wanted = list(session.new_names())
+    if not wanted:
+        return {}
+    query = sa.select(pseudonyms).where(pseudonyms.c.digest.in_(wanted))
+    found: dict[str, dict[bytes, str]] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.trajectory_id, {})[bytes(row.digest)] = row.name
+    return {owner: names for owner, names in found.items() if len(names) == len(wanted)}
+
+
+def _of_thread(connection: Connection, thread: str, *only: sa.ColumnElement[bool]) -> set[str]:
     def reading() -> contextlib.AbstractContextManager[Connection]:
         return contextlib.nullcontext(connection)
 
     in_header, in_step = _holding(connection, thread)
     found: set[str] = set()
-    for row in read_pages(reading, trajectories, in_header):
+    for row in read_pages(reading, trajectories, in_header, *only):
         if str(load(Trajectory, row.body, row.id).metadata.get("thread_id")) == thread:
             found.add(row.id)
-    for row in read_pages(reading, steps, in_step):
+    for row in () if only else read_pages(reading, steps, in_step):
         provenance = load(Step, row.body, row.trajectory_id).provenance
         if provenance is not None and provenance.thread_id == thread:
             found.add(row.trajectory_id)

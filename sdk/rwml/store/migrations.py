@@ -6,6 +6,7 @@ transaction, so that it is at the new version or as it was.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,8 +31,28 @@ class Migration:
     apply: Callable[[Connection], None]
 
 
-MIGRATIONS: tuple[Migration, ...] = ()
-"""In order of version. Version 1 is the first, so there is none yet."""
+def _to_2(connection: Connection) -> None:
+    """When a trajectory was recorded, how pending actions are found again, and pseudonyms."""
+    is_postgres = connection.dialect.name == "postgresql"
+    binary, real = ("BYTEA", "DOUBLE PRECISION") if is_postgres else ("BLOB", "FLOAT")
+    key = 'VARCHAR COLLATE "C"' if is_postgres else "VARCHAR"
+    for statement in (
+        f"ALTER TABLE trajectories ADD COLUMN recorded_at {real} DEFAULT 0 NOT NULL",
+        "CREATE INDEX ix_trajectories_recorded_at ON trajectories (recorded_at)",
+        f"ALTER TABLE steps ADD COLUMN digest {binary}",
+        f"ALTER TABLE steps ADD COLUMN tail {binary}",
+        "CREATE INDEX ix_steps_digest ON steps (digest) WHERE digest IS NOT NULL",
+        "CREATE INDEX ix_steps_tail ON steps (tail) WHERE digest IS NOT NULL",
+        f"CREATE TABLE pseudonyms (trajectory_id {key} NOT NULL, digest {binary} NOT NULL, "
+        f"name VARCHAR NOT NULL, PRIMARY KEY (trajectory_id, digest))",
+    ):
+        connection.exec_driver_sql(statement)
+    now = sa.text("UPDATE trajectories SET recorded_at = :now")
+    connection.execute(now, {"now": time.time()})  # since when nobody knows: kept for longest
+
+
+MIGRATIONS: tuple[Migration, ...] = (Migration(2, _to_2),)
+"""In order of version."""
 
 
 def migrate(

@@ -1,4 +1,4 @@
-"""Rows of the tables: made from the data model, read back, streamed and upserted.
+"""Keys and bodies of rows: escaped, read back, streamed.
 
 Bodies are JSON text, in which every character can be stored. Keys are plain text columns, so they
 are escaped here: PostgreSQL refuses NUL, and cannot index a text of several kilobytes.
@@ -45,32 +45,6 @@ def from_key(key: str) -> str:
     return key.replace("\x01\x01", "\x00").replace("\x01\x02", "\x01")
 
 
-def trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
-    """The columns of a trajectory, without its steps."""
-    return {
-        "id": as_key(trajectory.id),
-        "source": as_key(trajectory.source),
-        "task_id": None if trajectory.task_id is None else as_key(trajectory.task_id),
-        "split": None if trajectory.split is None else as_key(trajectory.split),
-        "status": trajectory.outcome.status,
-        "reward": trajectory.outcome.reward,
-        "body": trajectory.model_dump_json(exclude={"steps"}, exclude_defaults=True),
-    }
-
-
-def step_row(trajectory_id: str, step: Step) -> dict[str, Any]:
-    """The columns of a step."""
-    return {
-        "trajectory_id": as_key(trajectory_id),
-        "step_index": step.index,
-        "attempt": step.attempt,
-        "kind": step.kind if step.observation else None,
-        "status": step.status,
-        "orphans": step.orphans(),
-        "body": step.model_dump_json(exclude_defaults=True),
-    }
-
-
 def load(model: type[Stored], body: str, owner: str) -> Stored:
     """Reads a body.
 
@@ -104,25 +78,3 @@ def read_pages(
         if len(rows) < PAGE:
             return
         last = tuple(rows[-1])[: len(keys)]
-
-
-def upsert(connection: Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-    """Writes rows over those of the same key.
-
-    Of rows with one key the last counts. Rows go in order of their key, so that two writers take
-    their locks in the same order.
-    """
-    if not rows:
-        return
-    if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert
-    else:
-        from sqlalchemy.dialects.sqlite import insert
-    keys = [column.name for column in table.primary_key]
-    latest = {tuple(row[key] for key in keys): row for row in rows}
-    statement = insert(table)
-    values = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=keys, set_=values),
-        [latest[key] for key in sorted(latest)],
-    )

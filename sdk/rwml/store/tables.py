@@ -8,9 +8,19 @@ order everywhere.
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 """Version of the tables below; stored in the database and checked at opening."""
 
 metadata = MetaData()
@@ -34,8 +44,10 @@ trajectories = Table(
     Column("split", _KEY),
     Column("status", String, nullable=False),
     Column("reward", Float),
+    Column("recorded_at", Float, nullable=False, server_default="0"),  # seconds since the epoch
     Column("body", Text, nullable=False),
     Index("ix_trajectories_source_task", "source", "task_id"),
+    Index("ix_trajectories_recorded_at", "recorded_at"),
 )
 
 steps = Table(
@@ -47,5 +59,18 @@ steps = Table(
     Column("kind", String),
     Column("status", String, nullable=False),
     Column("orphans", Integer, nullable=False),
+    Column("digest", LargeBinary),  # keyed hashes by which a pending action is found again
+    Column("tail", LargeBinary),
     Column("body", Text, nullable=False),
+)
+_IS_PENDING = steps.c.digest.is_not(None)
+Index("ix_steps_digest", steps.c.digest, sqlite_where=_IS_PENDING, postgresql_where=_IS_PENDING)
+Index("ix_steps_tail", steps.c.tail, sqlite_where=_IS_PENDING, postgresql_where=_IS_PENDING)
+
+pseudonyms = Table(
+    "pseudonyms",
+    metadata,
+    Column("trajectory_id", _KEY, primary_key=True),
+    Column("digest", LargeBinary, primary_key=True),  # keyed: of the value that it stands for
+    Column("name", String, nullable=False),
 )

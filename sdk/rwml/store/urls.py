@@ -46,7 +46,7 @@ def shown_url(url: sa.URL) -> str:
 
 
 def store_files(url: str) -> tuple[Path, ...]:
-    """The files of a SQLite store: database, log, index of the log, lock. None for a server.
+    """The files of a SQLite store: database, logs and their index, lock, key. None for a server.
 
     Raises:
         StoreError: the URL cannot be read.
@@ -55,5 +55,6 @@ def store_files(url: str) -> tuple[Path, ...]:
     if parsed.get_backend_name() != "sqlite":
         return ()
     return tuple(
-        Path(f"{parsed.database}{end}") for end in ("", "-wal", "-shm", "-journal", ".lock")
+        Path(f"{parsed.database}{end}")
+        for end in ("", "-wal", "-shm", "-journal", ".lock", ".key")
     )

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rwml import Message, Outcome, Step, ToolCall, Trajectory, open_store
+from rwml.content import Part
 from rwml.schema import Fingerprint, Provenance, Usage
 from rwml.store.tables import STORE_VERSION
 from rwml.testing import make_trajectory
@@ -47,13 +48,15 @@ def samples() -> list[Trajectory]:
         logprobs=(-0.5, -1.0),
         metadata={"k": {"deep": True}},
     )
+    picture = Part(type="image_url", media_type="image/png", sha256="0" * 64, size=12)
+    hello = Message(role="user", content="hello[image_url]", parts=(picture,))
     pending = Step(index=1, action=Message(role="assistant", content="And now?"))
     everything = Trajectory(
         id="everything",
         source="golden",
         task_id="t/1",
         split="test",
-        initial=(Message(role="system", content="rules"), Message(role="user", content="hello")),
+        initial=(Message(role="system", content="rules"), hello),
         tools=make_trajectory(1).tools,
         steps=(full, pending),
         outcome=Outcome(status="truncated", success=False, reward=0.5, breakdown={"db": 1}),

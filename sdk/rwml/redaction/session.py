@@ -1,0 +1,255 @@
+"""The pseudonyms of one trajectory, and what hides values behind them.
+
+A value has the same pseudonym wherever it stands in its trajectory, so that what comes next stays
+predictable from what was. What is kept of a value is a keyed digest, never the value. An id must be
+the same in every trajectory, so in ids a digest stands where a number would. Source: ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json as json_text
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from pydantic import BaseModel
+from pydantic_core import from_json, to_json
+
+from rwml.errors import RedactionError, UsageError
+from rwml.redaction.edits import Edit, apply_edits
+from rwml.redaction.failures import describe
+from rwml.redaction.literals import LargeJson
+from rwml.redaction.names import SECRET, is_secret_name, is_secret_value
+from rwml.redaction.personal import is_phone_name, named_phone
+from rwml.redaction.plans import OPEN, Plan, plan_of
+from rwml.redaction.records import DENIED, Walk
+from rwml.redaction.texts import PIECE_CHARS, TextCleaner
+from rwml.schema import Step, Trajectory
+
+if TYPE_CHECKING:
+    from rwml.redaction.policy import Rules
+
+LARGE_CHARS = 256 * 1024
+"""Longer JSON is not parsed as a whole: that takes 5 ms here, and nobody else may run (ours)."""
+SHOWN_CHARS = 40
+"""Characters around a value that a finding shows (ours)."""
+KEY_BYTES = 64
+"""The longest key that BLAKE2b takes."""
+
+_NUMBERED = re.compile(r"<([A-Z][A-Z0-9_]{0,60}?)_([0-9]{1,6})>")
+_FIRST_KEY = re.compile(r'\s*\{\s*"([a-z_]+)"\s*:\s*([0-9]*)')
+_Result = TypeVar("_Result")
+
+
+class Finding(NamedTuple):
+    """Something that is hidden, for a preview: nothing of it but its outline.
+
+    Attributes:
+        path: keys from the root of the record, with a dot between them.
+        kind: ``EMAIL``, ``API_KEY``, ...
+        pseudonym: what stands for it.
+        masked: its first character and its length.
+        before: the redacted text before it.
+        after: the redacted text after it.
+    """
+
+    path: str
+    kind: str
+    pseudonym: str
+    masked: str
+    before: str
+    after: str
+
+
+@dataclass
+class _Numbers:
+    """How far each kind is numbered."""
+
+    last: dict[str, int]
+
+    def reserve(self, text: str) -> None:
+        """Leaves out the numbers that placeholders in a text have already."""
+        for start in range(0, len(text), PIECE_CHARS):
+            for match in _NUMBERED.finditer(text, start, start + PIECE_CHARS + 80):
+                self.last[match[1]] = max(self.last.get(match[1], 0), int(match[2]))
+
+
+class RedactionSession:
+    """Hides what a policy says, with the pseudonyms of one trajectory; not thread-safe.
+
+    Make one with `Redaction.session`.
+    """
+
+    def __init__(
+        self,
+        *,
+        rules: Rules,
+        key: bytes,
+        known: Mapping[bytes, str] | Callable[[], Mapping[bytes, str]],
+        report: Callable[[Finding], None] | None = None,
+    ) -> None:
+        if not isinstance(key, bytes) or not 1 <= len(key) <= KEY_BYTES:
+            raise UsageError(f"the key of pseudonyms is 1 to {KEY_BYTES} bytes")
+        self.secrets = rules.secrets
+        self._rules = rules
+        self._key = key
+        self._known = known
+        self._names: dict[bytes, str] | None = None
+        self._new: dict[bytes, str] = {}
+        self._numbers = _Numbers({})
+        self._report = report
+        self._cleaner = self._make_cleaner(self._name)
+        self._id_cleaner = self._make_cleaner(lambda kind, _: f"<{kind}>")
+        self._walk = Walk(self, allow=rules.allow, deny=rules.deny)
+
+    def text(self, text: str) -> str:
+        """A text without what must not be stored.
+
+        Raises:
+            RedactionError: it failed; the message holds nothing of the text.
+        """
+        return self._safely(lambda: self.hide(text))
+
+    def id(self, text: str) -> str:
+        """An id without what must not be stored, alike in every session of this key.
+
+        Raises:
+            RedactionError: it failed; the message holds nothing of the id.
+        """
+        return self._safely(lambda: self.hide_id(text))
+
+    def json(self, body: str, *, model: type[BaseModel] | None = None) -> str:
+        """JSON of a record without what must not be stored: the same object if nothing changed.
+
+        Args:
+            body: of a `Step` or a `Trajectory`, with or without its defaults.
+            model: whose JSON it is, if another's.
+
+        Raises:
+            RedactionError: it failed; the message holds nothing of the record.
+        """
+        if not self._rules.may_change(body):
+            return body
+        return self._safely(lambda: self._json(body, model))
+
+    def new_names(self) -> dict[bytes, str]:
+        """Digests and pseudonyms that were made since this was called last, to be stored.
+
+        A digest is BLAKE2b of 16 bytes, with the session's key, of the kind and the value.
+        """
+        new, self._new = self._new, {}
+        return new
+
+    def hide(self, text: str, *, name: str = "", allowed: bool = False) -> str:
+        """See `rwml.redaction.records.Hider`."""
+        if name and self.secrets and is_secret_name(name) and is_secret_value(name, text):
+            clean = self._cleaner.clean(text, allowed=True)
+            return self._told(SECRET, text) if is_secret_value(name, clean) else clean
+        if self._report is None:
+            clean = self._cleaner.clean(text, allowed=allowed)
+        else:
+            clean = self._reported(text, allowed)
+        if name and self._rules.personal and not allowed and is_phone_name(name):
+            phone = named_phone(clean)
+            return clean if phone is None else self._told(self._name("PHONE", phone.value), clean)
+        return clean
+
+    def hide_id(self, text: str, *, allowed: bool = False) -> str:
+        """See `rwml.redaction.records.Hider`."""
+        clean = self._id_cleaner.clean(text, allowed=allowed)
+        if clean == text:
+            return text
+        return self._told(f"{clean}-{self._digest('ID', text).hex()[:12]}", text, kind="ID")
+
+    def deny(self, text: str) -> str:
+        """See `rwml.redaction.records.Hider`."""
+        gone = f"{DENIED}-{self._digest('ID', text).hex()[:12]}" if text else DENIED
+        return self._told(gone, "", kind="DENIED")
+
+    def _json(self, body: str, model: type[BaseModel] | None) -> str:
+        self._numbers.reserve(body)
+        plan, step = _what(body) if model is None else (plan_of(model), None)
+        self._walk.is_changed = False
+        self._walk.trail.clear()
+        root = self._walk.root(plan, step=step)
+        if len(body) > LARGE_CHARS:
+            return LargeJson(body, self._walk).clean(root)
+        try:
+            value = from_json(body, allow_inf_nan=False)
+        except ValueError:  # lone surrogates are spelled in it
+            value = json_text.loads(body)
+        clean = self._walk.value(value, root)
+        return to_json(clean, inf_nan_mode="strings").decode() if self._walk.is_changed else body
+
+    def _make_cleaner(self, name: Callable[[str, str], str]) -> TextCleaner:
+        rules = self._rules
+        return TextCleaner(
+            secrets=rules.secrets,
+            personal=rules.personal,
+            custom=rules.custom,
+            detectors=rules.detectors,
+            name=name,
+        )
+
+    def _safely(self, work: Callable[[], _Result]) -> _Result:
+        try:
+            return work()
+        except UsageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it quotes must not get further
+            reason = describe(error)
+        raise RedactionError(f"a record could not be redacted: {reason}")
+
+    def _name(self, kind: str, value: str) -> str:
+        if self._names is None:
+            known = self._known() if callable(self._known) else self._known
+            self._names = dict(known)
+            self._numbers.reserve(" ".join(self._names.values()))
+        digest = self._digest(kind, value)
+        name = self._names.get(digest)
+        if name is None:
+            number = self._numbers.last.get(kind, 0) + 1
+            self._numbers.last[kind] = number
+            name = self._names[digest] = self._new[digest] = f"<{kind}_{number}>"
+        return name
+
+    def _digest(self, kind: str, value: str) -> bytes:
+        text = f"{kind}\0{value}".encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(text, digest_size=16, key=self._key).digest()
+
+    def _reported(self, text: str, allowed: bool) -> str:
+        """As `TextCleaner.clean`, and tells of every value that is hidden."""
+        edits = self._cleaner.edits(text, allowed=allowed)
+        clean = apply_edits(text, edits)
+        shift = 0
+        for edit in edits:
+            start = edit.start + shift
+            shift += len(edit.replacement) - (edit.end - edit.start)
+            end = edit.end + shift
+            before = clean[max(0, start - SHOWN_CHARS) : start]
+            self._tell(edit, text[edit.start : edit.end], before, clean[end : end + SHOWN_CHARS])
+        return clean
+
+    def _told(self, replacement: str, text: str, *, kind: str = "SECRET") -> str:
+        if self._report is not None:
+            kind = "PHONE" if replacement.startswith("<PHONE_") else kind
+            self._tell(Edit(0, len(text), replacement, kind), text, "", "")
+        return replacement
+
+    def _tell(self, edit: Edit, value: str, before: str, after: str) -> None:
+        if self._report is not None:
+            masked = f"{value[:1]}… ({len(value)} characters)" if value else ""
+            path = ".".join(self._walk.trail)
+            self._report(Finding(path, edit.kind, edit.replacement, masked, before, after))
+
+
+def _what(body: str) -> tuple[Plan, str | None]:
+    """The plan of a stored body, and the index of a step; both begin with a key of their own."""
+    first = _FIRST_KEY.match(body)
+    if first and first[1] in plan_of(Step).fields and first[1] not in plan_of(Trajectory).fields:
+        return plan_of(Step), first[2] if first[1] == "index" else ""
+    if first and first[1] in plan_of(Trajectory).fields:
+        return plan_of(Trajectory), None
+    return OPEN, None

@@ -1,0 +1,98 @@
+"""A record as JSON text, made without stopping the program for long.
+
+Pydantic serialises in one call, which holds the interpreter's lock: tens of milliseconds for a tool
+result of ten megabytes. Such texts are encoded in pieces here, and other threads run in between.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from pydantic import JsonValue
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from rwml.content import well_formed
+from rwml.redaction import redact_model
+from rwml.schema import Message, Step, Trajectory
+
+Record = TypeVar("Record", Step, Trajectory)
+
+LARGE_CHARS = 256 * 1024
+"""Longer texts are encoded in pieces (ours)."""
+PIECE_CHARS = 64 * 1024
+"""Characters of a piece: less than a millisecond each (ours)."""
+_FLAT = 150
+"""So many brackets cannot nest deeper than a reader takes (pydantic-core: 200)."""
+
+
+def dump(record: Record) -> tuple[Record, str]:
+    """The JSON of a step, or of a trajectory without its steps, as a store holds it.
+
+    Returns:
+        The record as it can be stored (lone surrogates, which no database takes, are replaced),
+        and its JSON.
+
+    Raises:
+        ValueError: it is nested too deeply to be read again.
+    """
+    if isinstance(record, Trajectory):
+        exclude, is_large = {"steps"}, _are_large(record.initial)
+    else:
+        exclude, is_large = None, _are_large((record.action, *record.observation))
+    if is_large:
+        plain = record.model_dump(mode="json", exclude=exclude, exclude_defaults=True)
+        return record, "".join(_pieces(plain))
+    try:
+        encoded = record.__pydantic_serializer__.to_json(
+            record, exclude=exclude, exclude_defaults=True
+        )
+    except PydanticSerializationError:
+        record = redact_model(record, None)
+        return record, record.model_dump_json(exclude=exclude, exclude_defaults=True)
+    if encoded.count(b"{") + encoded.count(b"[") > _FLAT:
+        from_json(encoded)
+    return record, encoded.decode()
+
+
+def _are_large(messages: Iterable[Message]) -> bool:
+    for message in messages:
+        if message.content is not None and len(message.content) > LARGE_CHARS:
+            return True
+        if message.reasoning is not None and len(message.reasoning) > LARGE_CHARS:
+            return True
+        for call in message.tool_calls:
+            if call.raw_arguments is not None and len(call.raw_arguments) > LARGE_CHARS:
+                return True
+    return False
+
+
+def _pieces(value: JsonValue) -> Iterator[str]:
+    if isinstance(value, str):
+        yield '"'
+        for start in range(0, len(value), PIECE_CHARS):
+            piece = well_formed(value[start : start + PIECE_CHARS])
+            yield json.dumps(piece, ensure_ascii=False)[1:-1]
+            if len(value) > PIECE_CHARS:
+                time.sleep(0)  # whoever waits for the interpreter's lock gets it
+        yield '"'
+    elif isinstance(value, dict):
+        mark = "{"
+        for name, item in value.items():
+            yield mark
+            yield from _pieces(name)
+            yield ":"
+            yield from _pieces(item)
+            mark = ","
+        yield "}" if value else "{}"
+    elif isinstance(value, list):
+        mark = "["
+        for item in value:
+            yield mark
+            yield from _pieces(item)
+            mark = ","
+        yield "]" if value else "[]"
+    else:
+        yield to_json(value, inf_nan_mode="strings").decode()

@@ -1,0 +1,197 @@
+"""What is written to a store in one transaction: rows that are ready, and nothing that blocks.
+
+Rows are plain tuples in the order of their table's columns. They are made apart from writing, so
+that what is written is known before the database is asked, and can wait elsewhere while it is away.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rwml.schema import NOT_RECORDED_KEY, Step, Trajectory
+from rwml.store.rows import as_key
+from rwml.store.tables import pseudonyms, steps, trajectories
+
+
+class HeaderRow(NamedTuple):
+    """A row of `trajectories`."""
+
+    id: str
+    source: str
+    task_id: str | None
+    split: str | None
+    status: str
+    reward: float | None
+    recorded_at: float
+    body: str
+
+
+class StepRow(NamedTuple):
+    """A row of `steps`."""
+
+    trajectory_id: str
+    step_index: int
+    attempt: int
+    kind: str | None
+    status: str
+    orphans: int
+    digest: bytes | None
+    tail: bytes | None
+    body: str
+
+
+class NameRow(NamedTuple):
+    """A row of `pseudonyms`."""
+
+    trajectory_id: str
+    digest: bytes
+    name: str
+
+
+@dataclass
+class Batch:
+    """Rows of one transaction.
+
+    Attributes:
+        headers: trajectories; of two with one key the last counts.
+        cuts: steps from this index on are removed, by key of the trajectory, before `steps` are
+            written.
+        steps: of two with one key the last counts.
+        names: pseudonyms.
+        touched: when trajectories were last added to, in seconds since the epoch, by key.
+    """
+
+    headers: list[HeaderRow] = field(default_factory=list)
+    cuts: dict[str, int] = field(default_factory=dict)
+    steps: list[StepRow] = field(default_factory=list)
+    names: list[NameRow] = field(default_factory=list)
+    touched: dict[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.headers) + len(self.steps)
+
+    def has_steps_of(self, key: str) -> bool:
+        """Whether it holds a step of the trajectory with this key."""
+        return any(row.trajectory_id == key for row in self.steps)
+
+    def singles(self) -> Iterator[Batch]:
+        """The same rows, one record to a batch; pseudonyms go with each of their trajectory."""
+        names: dict[str, list[NameRow]] = {}
+        for name in self.names:
+            names.setdefault(name.trajectory_id, []).append(name)
+        for header in self.headers:
+            cut = {header.id: self.cuts[header.id]} if header.id in self.cuts else {}
+            yield Batch(headers=[header], cuts=cut, names=names.get(header.id, []))
+        for step in self.steps:
+            yield Batch(steps=[step], names=names.get(step.trajectory_id, []))
+
+
+def header_row(trajectory: Trajectory, body: str | None = None) -> HeaderRow:
+    """The row of a trajectory, without its steps.
+
+    Args:
+        body: its JSON where that is made already.
+    """
+    if body is None:
+        body = trajectory.model_dump_json(exclude={"steps"}, exclude_defaults=True)
+    return HeaderRow(
+        as_key(trajectory.id),
+        as_key(trajectory.source),
+        None if trajectory.task_id is None else as_key(trajectory.task_id),
+        None if trajectory.split is None else as_key(trajectory.split),
+        trajectory.outcome.status,
+        trajectory.outcome.reward,
+        time.time(),
+        body,
+    )
+
+
+def step_row(
+    key: str,
+    step: Step,
+    body: str | None = None,
+    *,
+    digest: bytes | None = None,
+    tail: bytes | None = None,
+) -> StepRow:
+    """The row of a step.
+
+    Args:
+        key: of its trajectory, as `as_key` gives it.
+        body: its JSON where that is made already.
+        digest: names the action; kept only while the step is pending.
+        tail: as `digest`.
+    """
+    if step.status != "pending":
+        digest = tail = None
+    return StepRow(
+        key,
+        step.index,
+        step.attempt,
+        step.kind if step.observation and NOT_RECORDED_KEY not in step.metadata else None,
+        step.status,
+        step.orphans() if step.observation else 0,
+        digest,
+        tail,
+        step.model_dump_json(exclude_defaults=True) if body is None else body,
+    )
+
+
+def write_batch(connection: Connection, batch: Batch) -> None:
+    """Writes a batch inside the caller's transaction."""
+    _upsert(connection, trajectories, batch.headers, keys=1)
+    if batch.cuts:
+        key, length = sa.bindparam("key"), sa.bindparam("length")
+        beyond = (steps.c.trajectory_id == key) & (steps.c.step_index >= length)
+        cuts = [{"key": key, "length": length} for key, length in sorted(batch.cuts.items())]
+        connection.execute(sa.delete(steps).where(beyond), cuts)
+    _upsert(connection, steps, batch.steps, keys=3)
+    _upsert(connection, pseudonyms, batch.names, keys=2)
+    if batch.touched:
+        mine = trajectories.c.id == sa.bindparam("key")
+        later = sa.update(trajectories).where(mine).values(recorded_at=sa.bindparam("moment"))
+        moments = [{"key": key, "moment": at} for key, at in sorted(batch.touched.items())]
+        connection.execute(later, moments)
+
+
+def _upsert(
+    connection: Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]], *, keys: int
+) -> None:
+    """Writes rows over those of the same key, which is made of their first `keys` columns.
+
+    Rows go in order of their key, so that two writers take their locks in the same order.
+    """
+    if not rows:
+        return
+    latest = {row[:keys]: row for row in rows}
+    ordered = [latest[key] for key in sorted(latest)] if len(rows) > 1 else list(rows)
+    if connection.dialect.name == "sqlite":  # past SQLAlchemy's processing of values: no need
+        connection.exec_driver_sql(_sqlite_upsert(table), ordered)
+        return
+    from sqlalchemy.dialects.postgresql import insert
+
+    statement = insert(table)
+    names = [column.name for column in table.columns]
+    values = {name: statement.excluded[name] for name in names[keys:]}
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=names[:keys], set_=values),
+        [dict(zip(names, row, strict=True)) for row in ordered],
+    )
+
+
+@functools.cache
+def _sqlite_upsert(table: sa.Table) -> str:
+    from sqlalchemy.dialects.sqlite import dialect, insert
+
+    statement = insert(table)
+    keys = [column.name for column in table.primary_key]
+    values = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
+    upsert = statement.on_conflict_do_update(index_elements=keys, set_=values)
+    return str(upsert.compile(dialect=dialect()))

@@ -1,0 +1,206 @@
+"""While the store is away: records wait on this machine, bounded, and arrive once, in order."""
+
+import contextlib
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from rwml import Recorder, open_store
+from rwml.errors import StoreError
+from rwml.spool import Spool
+from rwml.store.batches import Batch, NameRow, header_row, step_row
+from rwml.testing import make_trajectory
+
+
+def wait_until(is_so: Callable[[], bool], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def batch(task: int) -> Batch:
+    trajectory = make_trajectory(task)
+    return Batch(
+        headers=[header_row(trajectory)],
+        cuts={trajectory.id: len(trajectory.steps)},
+        steps=[
+            step_row(trajectory.id, step, digest=b"\x00\xff", tail=None)
+            for step in trajectory.steps
+        ],
+        names=[NameRow(trajectory.id, b"\x01" * 16, "<EMAIL_1>")],
+        touched={trajectory.id: 12.5},
+    )
+
+
+def test_batches_come_back_as_they_were_in_order(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    batches = [batch(task) for task in range(3)]
+    for one in batches:
+        spool.add(one)
+    assert spool.records == sum(len(one) for one in batches)
+    found = []
+    while (oldest := spool.oldest()) is not None:
+        token, one = oldest
+        found.append(one)
+        spool.remove(token)
+    assert found == batches
+    assert not spool
+    assert not (tmp_path / "spool").exists()
+
+
+def test_files_are_for_this_user_only(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.add(batch(0))
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert set(modes.values()) == {0o700, 0o600}
+
+
+def test_it_is_bounded(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", max_bytes=64 * 1024)
+
+    def fill() -> None:
+        for task in range(1000):
+            spool.add(batch(task))
+
+    with pytest.raises(StoreError, match="full"):
+        fill()
+    taken = spool.records
+    assert 0 < taken < 5000
+    token, _ = spool.oldest() or (None, None)
+    spool.remove(token)
+    spool.add(batch(1))  # there is room again
+    assert spool.records == taken
+
+
+def test_a_file_in_use_is_left_alone_and_one_left_behind_is_taken_over(tmp_path: Path) -> None:
+    first, second = Spool(tmp_path), Spool(tmp_path)
+    left = batch(1)
+    first.add(left)
+    assert second.adopt() == 0
+    first.release()
+    assert second.adopt() == len(left)
+    assert second.adopt() == 0
+    assert (second.oldest() or (None, None))[1] == left
+
+
+def test_a_file_that_is_no_spool_harms_nobody(tmp_path: Path) -> None:
+    (tmp_path / "broken.spool").write_bytes(b"no database at all" * 100)
+    spool = Spool(tmp_path)
+    assert spool.adopt() == 0
+    good = batch(0)
+    spool.add(good)
+    assert (spool.oldest() or (None, None))[1] == good
+    assert (tmp_path / "broken.spool").exists()
+
+
+@contextlib.contextmanager
+def away(url: str) -> Iterator[None]:
+    """Nobody can write to the store: SQLite's file is locked, PostgreSQL's database has moved."""
+    if url.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:
+            other.execute("begin exclusive")
+            yield
+        return
+    named = sa.make_url(url)
+    admin = sa.create_engine(named.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    try:
+        with admin.connect() as connection:
+            gone = "select pg_terminate_backend(pid) from pg_stat_activity where datname = "
+            connection.exec_driver_sql(f"alter database {named.database} allow_connections false")
+            connection.exec_driver_sql(gone + f"'{named.database}'")
+        yield
+    finally:
+        with admin.connect() as connection:
+            connection.exec_driver_sql(f"alter database {named.database} allow_connections true")
+        admin.dispose()
+
+
+def test_what_is_recorded_while_the_store_is_away_arrives(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    spool = tmp_path / "spool"
+    with Recorder(store=url, spool=spool) as recorder:
+        recorder.record(make_trajectory(0))
+        assert recorder.flush(30)
+        with away(url):
+            recorder.record(make_trajectory(1))
+            wait_until(lambda: recorder.stats.spooled == 5)
+            recorder.record(make_trajectory(2))
+            wait_until(lambda: recorder.stats.spooled == 10)
+            assert not recorder.flush(1)
+            assert list(spool.glob("*.spool"))
+        wait_until(lambda: recorder.stats.spooled == 0)
+        assert recorder.flush(30)
+        assert recorder.stats.written == recorder.stats.accepted == 15
+    assert not spool.exists()
+    with open_store(url) as store:
+        assert list(store.trajectories()) == [make_trajectory(task) for task in range(3)]
+
+
+def test_a_program_starts_while_the_store_is_away_and_another_catches_up(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    program = """
+        import sys
+        from pathlib import Path
+        from rwml import Recorder
+        from rwml.testing import make_trajectory
+        recorder = Recorder(store=sys.argv[1], spool=Path(sys.argv[2]))
+        recorder.record(make_trajectory(7))
+        recorder.flush(3)
+        recorder.close()
+        assert recorder.stats.spooled == 5, recorder.stats
+    """
+    with open_store(postgres_url):
+        pass
+    with away(postgres_url):
+        ended = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), postgres_url, str(tmp_path / "s")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "RWML_KEY": "0123456789abcdef"},
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "waits on this machine" in ended.stderr
+    with Recorder(store=postgres_url, spool=tmp_path / "s") as recorder:
+        recorder.record(make_trajectory(8))
+        wait_until(lambda: recorder.stats.written == 10)
+        assert recorder.stats.accepted == 10
+    with open_store(postgres_url) as store:
+        assert list(store.trajectories()) == [make_trajectory(7), make_trajectory(8)]
+
+
+def test_without_room_on_disk_records_wait_in_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    url = f"sqlite:///{tmp_path / 'rwml.db'}"
+    blocked = tmp_path / "a file"
+    blocked.write_text("no folder can be made here")
+    with Recorder(store=url, spool=blocked / "spool", queue_records=100) as recorder:
+        recorder.record(make_trajectory(0))
+        assert recorder.flush(30)
+        with away(url):
+            for task in range(1, 101):
+                recorder.record(make_trajectory(task))
+            wait_until(lambda: recorder.stats.dropped > 0)
+            stats = recorder.stats
+            assert stats.accepted - stats.written <= 2 * 100
+        wait_until(lambda: recorder.stats.waiting == 0)
+        stats = recorder.stats
+        assert stats.accepted == stats.written
+        assert stats.accepted + stats.dropped == 101 * 5
+    with open_store(url) as store:
+        assert sum(len(t.steps) + 1 for t in store.trajectories()) == stats.written
