@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 
 import pytest
 import typer
@@ -125,3 +125,10 @@ def test_bare_program_shows_help() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert "doctor" in done.stdout + done.stderr
     assert done.returncode in (0, 2)
+
+
+def test_version(
+    commands: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr() == (f"rwml {version('rwml')}\n", "")

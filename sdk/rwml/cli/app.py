@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Annotated, Any
 
 import typer
 
@@ -29,6 +29,7 @@ GROUP_HELP = {
 def build_app() -> typer.Typer:
     """The program with every installed command; one that cannot load says so when it is called."""
     app = _typer("Learn a world model from the traffic of LLM agents, and serve it back.")
+    app.callback()(_program)
     groups: dict[str, typer.Typer] = {}
     for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda e: e.name):
         group, _, name = entry.name.rpartition(".")
@@ -53,6 +54,23 @@ def main() -> None:
         sys.exit(RwmlError.exit_code)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"rwml {version('rwml')}")
+        raise typer.Exit
+
+
+def _program(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_show_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """What comes before a command; the help text is the program's own."""
+
+
 def _typer(text: str) -> typer.Typer:
     return typer.Typer(
         help=text,
@@ -65,7 +83,11 @@ def _typer(text: str) -> typer.Typer:
 
 def _load(entry: EntryPoint) -> tuple[Callable[..., None], dict[str, Any]]:
     try:
-        return entry.load(), {}
+        command = entry.load()
+        alone = _typer("")
+        alone.command()(command)
+        typer.main.get_command(alone)  # its parameters can be read
+        return command, {}
     except Exception as error:  # noqa: BLE001 - one broken plug-in must not take the other commands with it
         reason = RwmlError(f"command {entry.name!r} ({entry.value}) cannot be loaded: {error}")
         failure = error if isinstance(error, MissingExtraError) else reason
