@@ -9,16 +9,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import tool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
 import rwml
+from rwml.testing import ScriptedChatModel, tool_calls
 
 ORDERS = sqlite3.connect(":memory:", check_same_thread=False)
 ORDERS.executescript(
@@ -34,29 +32,16 @@ def order_status(order_id: str) -> str:
     return row[0] if row else f"Error: no order {order_id}"
 
 
-class ScriptedModel(BaseChatModel):
+def script(messages: list[BaseMessage]) -> AIMessage:
     """Looks the order up that the user names, then says what came back."""
-
-    @property
-    def _llm_type(self) -> str:
-        return "scripted"
-
-    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
-        return self.bind(tools=[convert_to_openai_tool(each) for each in tools], **kwargs)
-
-    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
-        last = messages[-1]
-        if isinstance(last, ToolMessage):
-            answer = AIMessage(f"Your order: {last.text}")
-        else:
-            order_id = last.text.split()[-1]
-            call = {"id": f"call_{len(messages)}", "name": "order_status"}
-            answer = AIMessage("", tool_calls=[{**call, "args": {"order_id": order_id}}])
-        return ChatResult(generations=[ChatGeneration(message=answer)])
+    last = messages[-1]
+    if isinstance(last, ToolMessage):
+        return AIMessage(f"Your order: {last.text}")
+    return tool_calls(("order_status", {"order_id": last.text.split()[-1]}))
 
 
 def make_agent() -> Any:
-    model = ScriptedModel().bind_tools([order_status])
+    model = ScriptedChatModel(script=script).bind_tools([order_status])
 
     def think(state: MessagesState) -> dict[str, Any]:
         return {"messages": [model.invoke(state["messages"])]}

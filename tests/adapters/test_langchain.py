@@ -497,14 +497,15 @@ def test_a_failing_recorder_never_reaches_the_agent(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a bug of ours")
 
-    for name in ("start", "finish", "result", "forget"):
+    for name in ("finish", "result", "end"):
         monkeypatch.setattr(Conversations, name, fail)
     with rwml.Recorder(store=f"sqlite:///{tmp_path / 'rwml.db'}") as recorder:
         undo = instrument(recorder)
         messages = agent().invoke(says("cat"), thread("1"))["messages"]
         undo()
         assert [m.content for m in messages] == ["cat", "", "<cat>", "saw <cat>"]
-        assert recorder.stats.errors >= 6
+        recorder.flush(30)
+        assert recorder.stats.errors >= 3
     (warning,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
     assert warning.startswith("rwml: recording failed: RuntimeError (test_langchain.py:")
 
@@ -530,18 +531,20 @@ def test_malformed_arguments_and_reasoning_are_kept(recorded: Recorded) -> None:
 
 def test_memory_is_bounded(recorded: Recorded) -> None:
     handler = RWMLCallbackHandler(recorded.recorder)
-    kept = handler._conversations
+    kept = handler._intake.conversations
     graph = agent(memory=False)
     for n in range(5):
         graph.invoke(says(f"x{n}"), {"callbacks": [handler]})
-    assert len(kept) == 0
-    assert not handler._runs
-    assert not handler._calls
-    assert not handler._tools
-    kept._kept = 3
+    for held in (handler._paths, handler._says, handler._calls, handler._tools):
+        assert not held
+    assert not handler._intake._threadless
+    assert recorded.recorder.flush(30)
+    assert not kept._roots
+    kept._assembler._trails.kept = 3
     graph = agent()
     for n in range(5):
         graph.invoke(says("x"), {**thread(f"t{n}"), "callbacks": [handler]})
+    assert recorded.recorder.flush(30)
     assert len(kept) == 3
 
 

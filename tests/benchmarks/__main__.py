@@ -5,25 +5,36 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from tests.benchmarks.assembling import assemble_vs_naive
 from tests.benchmarks.measure import Result
-from tests.benchmarks.recording import ingest_rows_vs_sqlite3
+from tests.benchmarks.overhead import recorder_overhead
+from tests.benchmarks.reading import read_stream_mib
+from tests.benchmarks.recording import ingest_redacted_vs_sqlite3, ingest_rows_vs_sqlite3
 from tests.benchmarks.rewarding import reward_vs_naive
 
 from rwml.cli.output import say
 from rwml.files import write_json
 
-BENCHMARKS = (ingest_rows_vs_sqlite3, reward_vs_naive)
+BENCHMARKS = (
+    ingest_rows_vs_sqlite3,
+    ingest_redacted_vs_sqlite3,
+    read_stream_mib,
+    recorder_overhead,
+    assemble_vs_naive,
+    reward_vs_naive,
+)
 
 
 def main() -> None:
     results: list[Result] = []
     for benchmark in BENCHMARKS:
-        result = benchmark()
-        results.append(result)
-        say(
-            f"{result.name}: {result.value:.1f} {result.unit}, "
-            f"baseline {result.baseline:.1f}, ratio {result.ratio:.2f}"
-        )
+        made = benchmark()
+        for result in made if isinstance(made, list) else [made]:
+            results.append(result)
+            say(
+                f"{result.name}: {result.value:.1f} {result.unit}, "
+                f"baseline {result.baseline:.1f}, ratio {result.ratio:.2f}"
+            )
     write_json(Path("build/bench.json"), {"results": [asdict(result) for result in results]})
 
 

@@ -6,7 +6,10 @@ assembler sees only the completions.
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwml.assemble import Assembler, AssemblyStats, Completion, Hasher, assemble
+from rwml.assemble.ordering import in_order
 from rwml.errors import UsageError
+from rwml.records import HeaderRecord
 from rwml.schema import Message, Step, Tool, ToolCall, Trajectory
 
 KEY = b"a test's key"
@@ -238,10 +243,10 @@ def written(assembler: Assembler, completions: list[Completion]) -> list[Traject
     steps: dict[str, dict[int, Step]] = {}
     for completion in completions:
         for record in assembler.add(completion):
-            if isinstance(record, Trajectory):
-                headers[record.id] = record
+            if isinstance(record, HeaderRecord):
+                headers[record.trajectory.id] = record.trajectory
             else:
-                steps.setdefault(record[0], {})[record[1].index] = record[1]
+                steps.setdefault(record.trajectory_id, {})[record.step.index] = record.step
     assert set(headers) == set(steps)
     return [
         header.model_copy(update={"steps": tuple(steps[name][n] for n in sorted(steps[name]))})
@@ -445,3 +450,33 @@ def test_what_cannot_work_is_refused() -> None:
         Assembler(key=KEY, source="test", kept=0)
     with pytest.raises(UsageError):
         assemble([], key=KEY, source="test", window=-1)
+
+
+def test_long_requests_are_held_back_by_their_length() -> None:
+    taken = 0
+
+    def arriving() -> Iterator[Completion]:
+        nonlocal taken
+        for number in range(20):
+            taken += 1
+            yield ask(user("x" * 1000), answer=says(f"{number}"))
+
+    ordered = in_order(arriving(), Hasher(KEY), window=None, window_chars=5000)
+    next(ordered)
+    assert taken == 6
+    assert len(list(ordered)) == 19
+
+
+def test_a_closed_trajectory_is_freed_at_once() -> None:
+    assembler = Assembler(key=KEY, source="test", kept=1)
+    question = user("once")
+    is_alive = weakref.ref(question)
+    gc.disable()
+    try:
+        assembler.add(ask(question, answer=says("a")))
+        del question
+        assert is_alive() is not None
+        assembler.add(ask(user("twice"), answer=says("b")))
+        assert is_alive() is None
+    finally:
+        gc.enable()

@@ -1,99 +1,43 @@
-"""Which trajectory a model call belongs to, and what came back of each action.
+"""The writer's side: snapshots become completions and tool results for the one assembler.
 
-A call continues the trajectory whose known history (up to and including its last action) its
-messages extend; else it starts one of its own, so that sub-agents, retries and rewritten histories
-never end in wrong pairs. Histories are kept as chained hashes, so memory does not grow with them.
+Everything here runs in the writer's thread, call by call in the order in which they were made, so
+there are no locks. Which trajectory a call belongs to is decided by `rwml.assemble` alone; this
+module only says what LangChain knows beside the messages.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
+from uuid import UUID
 
 import rwml
-from rwml.schema import Fingerprint, Message, Outcome, Provenance, Step, Tool, Trajectory, Usage
+from rwml.assemble import Assembler, AssemblyStats, Caller, Completion, Digests, ToolResult
+from rwml.outer_calls import Enrichment
+from rwml.records import Record, StepRecord
+from rwml.schema import Fingerprint, Message, Provenance
+from rwml_adapters.langchain.calls import Answer, ModelCall, Runs, ToolRun, Where
+from rwml_adapters.langchain.messages import model_of, to_message, to_tools, usage_of
+from rwml_adapters.langchain.snapshots import Snapshot
 
+SOURCE = "langgraph"
 KEPT_CONVERSATIONS = 10_000
-"""Conversations kept in memory, the least recently used goes first (ours)."""
-KEPT_BRANCHES = 64
-"""Trajectories kept in memory per conversation (ours)."""
-
-Ancestors = tuple[str, ...]
-"""Run ids from the root to a run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelCall:
-    """A chat-model call that has started.
-
-    Attributes:
-        key: thread id, or root run id where the run has no thread.
-        run_id: of the call itself.
-        ancestors: run ids from the root down to the call.
-        messages: the context it saw.
-        errors: ids of tool calls in `messages` whose result is an error.
-        digests: chained hash of each prefix of `messages`, from the empty one on.
-        clock: monotonic seconds at the start.
-    """
-
-    key: str
-    run_id: str
-    ancestors: Ancestors
-    messages: tuple[Message, ...]
-    errors: frozenset[str]
-    tools: tuple[Tool, ...]
-    model: str | None
-    provenance: Provenance
-    started_at: datetime
-    clock: float
-    digests: tuple[bytes, ...]
-
-
-@dataclass
-class _Branch:
-    """One trajectory that is being recorded; `step` is its last one."""
-
-    header: Trajectory
-    step: Step
-    ancestors: Ancestors
-    results: dict[str, Message] = field(default_factory=dict)
-    errors: set[str | None] = field(default_factory=set)
-    settled: tuple[Message, ...] = ()
-
-    def calls(self, call_id: str) -> bool:
-        return any(call.id == call_id for call in self.step.action.tool_calls)
-
-    def observed(self) -> Step:
-        """The last step with what came back: the history's word, else the tools' own."""
-        messages = self.settled or tuple(self.results.values())
-        open_calls = {call.id for call in self.step.action.tool_calls} - set(self.results)
-        failed = any(m.role == "tool" and m.tool_call_id in self.errors for m in messages)
-        done = bool(self.settled) or not open_calls
-        return self.step.model_copy(
-            update={
-                "observation": messages,
-                "kind": "tool" if any(m.role == "tool" for m in messages) else "user",
-                "status": ("error" if failed else "ok") if done else "pending",
-            }
-        )
-
-
-_Conversation = OrderedDict[bytes, _Branch]
-"""Trajectories of a conversation by the digest of their history, the latest last."""
+"""Trajectories kept in memory, the least recently used goes first (ours)."""
+KEPT_BYTES = 32 << 20
+"""Memory that they may take, roughly; the store knows those that are let go (ours)."""
+KEPT_ROOTS = 10_000
+"""Runs without a thread whose trajectories are remembered until the run ends (ours)."""
+KEPT_STEPS = 1_000
+"""Steps that inner recorders may still add to (ours)."""
 
 
 class Conversations:
-    """All conversations of a process; every method may be called from any thread.
+    """All conversations of a process. Only for the writer's thread.
 
     Args:
         recorder: where the trajectories go.
         fingerprint: put on each of them.
-        kept: how many conversations stay in memory.
+        kept: how many trajectories stay in memory.
     """
 
     def __init__(
@@ -104,174 +48,191 @@ class Conversations:
         kept: int = KEPT_CONVERSATIONS,
     ) -> None:
         self._recorder = recorder
-        self._fingerprint = fingerprint
-        self._kept = kept
-        self._lock = threading.Lock()
-        self._conversations: OrderedDict[str, _Conversation] = OrderedDict()
+        self._hasher = recorder.hasher
+        self._assembler = Assembler(
+            key=recorder.hasher,
+            source=SOURCE,
+            fingerprint=fingerprint,
+            kept=kept,
+            kept_bytes=KEPT_BYTES,
+        )
+        self._roots: OrderedDict[int, set[str]] = OrderedDict()
+        self._told: OrderedDict[str, StepRecord] = OrderedDict()
+        self._told_names: dict[tuple[str, int], str] = {}
 
     def __len__(self) -> int:
-        return len(self._conversations)
+        return len(self._assembler)
 
-    def start(self, call: ModelCall) -> None:
-        """A call's history may already say what came back of the action before."""
-        with self._lock:
-            branch, rest = _find(self._conversation(call.key), call)
-            if branch is not None and not branch.settled:
-                self._settle(branch, rest, call)
+    @property
+    def stats(self) -> AssemblyStats:
+        """What became of the calls so far."""
+        return self._assembler.stats
 
-    def finish(
-        self,
-        call: ModelCall,
-        action: Message,
-        *,
-        usage: Usage | None,
-        model: str | None,
-        latency_s: float,
-    ) -> None:
-        """A call gave its action: one more step, of the trajectory it extends or of a new one."""
-        with self._lock:
-            conversation = self._conversation(call.key)
-            branch, rest = _find(conversation, call)
-            step = Step(
-                index=branch.step.index + 1 if branch else 0,
-                action=action,
-                started_at=call.started_at,
-                latency_s=latency_s,
-                model=model or call.model,
-                usage=usage,
-                provenance=call.provenance,
-            )
-            if branch is None:
-                branch = _Branch(header=self._header(call), step=step, ancestors=call.ancestors)
-                self._recorder.record_header(branch.header)
-            else:
-                self._continue(conversation, branch, step, rest, call)
-            self._recorder.record_step(branch.header.id, step)
-            conversation[chain(call.digests[-1], action)] = branch
-            conversation.move_to_end(chain(call.digests[-1], action))
-            while len(conversation) > KEPT_BRANCHES:
-                conversation.popitem(last=False)
+    def finish(self, call: ModelCall, answer: Answer | None) -> None:
+        """A call gave its action, or none where it failed."""
+        completion, digests = self._read(call, answer)
+        records = self._assembler.place(completion, digests)
+        if call.is_entered and answer is not None:
+            self._follow(call.name, records)
+        self._put(records)
+        if completion.thread_id is None:
+            self._note_root(call.runs[0], records)
+        if call.is_entered:
+            enrichment = self._recorder.outer_calls.take(call.name)
+            if enrichment is not None:
+                self.enrich(call.name, enrichment)
 
-    def result(self, key: str, ancestors: Ancestors, message: Message, *, error: bool) -> None:
-        """A tool answered. Results that answer no known call are left alone."""
-        with self._lock:
-            branch = self._caller(key, message.tool_call_id or "", ancestors)
-            if branch is None:
-                return
-            call_id = str(message.tool_call_id)
-            branch.results[call_id] = message
-            (branch.errors.add if error else branch.errors.discard)(call_id)
-            self._recorder.record_step(branch.header.id, branch.observed())
+    def result(self, tool: ToolRun, taken: Snapshot) -> None:
+        """A tool answered."""
+        message = to_message(taken)
+        if taken.digest is None:
+            taken.digest = self._hasher.message(message)
+        self._result(tool, message, taken.digest, failed=taken.is_error)
 
-    def interrupt(self, key: str, ancestors: Ancestors, call_id: str) -> None:
+    def error(self, tool: ToolRun, text: str) -> None:
+        """A tool failed; what the agent makes of it, if it goes on, will be in the history."""
+        message = Message(role="tool", content=text, tool_call_id=tool.call_id)
+        self._result(tool, message, self._hasher.message(message), failed=True)
+
+    def interrupt(self, tool: ToolRun) -> None:
         """A tool was cut off (cancelled): the step is kept and marked."""
-        with self._lock:
-            branch = self._caller(key, call_id, ancestors)
-            if branch is not None:
-                step = branch.observed().model_copy(update={"status": "interrupted"})
-                self._recorder.record_step(branch.header.id, step)
+        message = Message(role="tool", tool_call_id=tool.call_id)
+        self._put(self._assembler.interrupt(_tool_result(tool, message, b"", failed=True)))
 
-    def forget(self, key: str, *, completed: bool) -> None:
-        """A run without a thread ended: nothing can follow, so nothing is kept."""
-        with self._lock:
-            conversation = self._conversations.pop(key, {})
-            if completed:
-                for branch in conversation.values():
-                    outcome = Outcome(status="completed")
-                    self._recorder.record_header(
-                        branch.header.model_copy(update={"outcome": outcome})
-                    )
+    def end(self, root: int, completed: bool) -> None:
+        """A run without a thread ended."""
+        for name in self._roots.pop(root, ()) if completed else ():
+            self._put(self._assembler.complete(name))
 
-    def _conversation(self, key: str) -> _Conversation:
-        conversation = self._conversations.setdefault(key, OrderedDict())
-        self._conversations.move_to_end(key)
-        while len(self._conversations) > self._kept:
-            self._conversations.popitem(last=False)
-        return conversation
-
-    def _header(self, call: ModelCall) -> Trajectory:
-        thread_id = call.provenance.thread_id
-        return Trajectory(
-            # A thread id alone is no identity: "1" comes back in every process.
-            id=f"{call.key}:{call.run_id}",
-            source="langgraph",
-            initial=call.messages,
-            tools=call.tools,
-            fingerprint=self._fingerprint,
-            started_at=call.started_at,
-            metadata={"thread_id": thread_id} if thread_id is not None else {},
-        )
-
-    def _continue(
-        self,
-        conversation: _Conversation,
-        branch: _Branch,
-        step: Step,
-        rest: tuple[Message, ...],
-        call: ModelCall,
-    ) -> None:
-        """Moves a branch on: its last step gets its observation, `step` becomes the last."""
-        self._settle(branch, rest, call)
-        for digest in [known for known, other in conversation.items() if other is branch]:
-            del conversation[digest]
-        known_tools = {tool.name for tool in branch.header.tools}
-        more = tuple(tool for tool in call.tools if tool.name not in known_tools)
-        if more:
-            tools = branch.header.tools + more
-            branch.header = branch.header.model_copy(update={"tools": tools})
-            self._recorder.record_header(branch.header)
-        branch.step, branch.ancestors = step, call.ancestors
-        branch.results, branch.errors, branch.settled = {}, set(), ()
-
-    def _settle(self, branch: _Branch, rest: tuple[Message, ...], call: ModelCall) -> None:
-        if not rest or rest == branch.settled:
+    def enrich(self, name: str, enrichment: Enrichment) -> None:
+        """An inner recorder knows more of a call; what is recorded already is not replaced."""
+        record = self._told.get(name)
+        if record is None:
             return
-        branch.settled = rest
-        branch.errors = {m.tool_call_id for m in rest if m.tool_call_id in call.errors}
-        self._recorder.record_step(branch.header.id, branch.observed())
+        better = enrichment.fill(record.step)
+        if better is not record.step:
+            self._put([record._replace(step=better)])
+            self._assembler.improve(record.trajectory_id, enrichment.fill)
 
-    def _caller(self, key: str, call_id: str, ancestors: Ancestors) -> _Branch | None:
-        """The branch whose last action made this call: the nearest in the tree of runs."""
-        known = self._conversations.get(key, {}).values()
-        branches = [b for b in known if not b.settled and b.calls(call_id)]
-        return max(reversed(branches), key=lambda b: _shared(b.ancestors, ancestors), default=None)
+    def _read(self, call: ModelCall, answer: Answer | None) -> tuple[Completion, Digests]:
+        where = Where(call.metadata)
+        thread_id = where.thread_id
+        messages, digests, prefixes = self._history(thread_id, call.messages)
+        response = None
+        if answer is not None:
+            response = to_message(answer.message)
+            if answer.message.digest is None:
+                answer.message.digest = self._hasher.message(response)
+            if response.name is not None and response.name == where.agent:
+                # An agent signs its answers after the callbacks have seen them.
+                response = response.model_copy(update={"name": None})
+        root = str(UUID(int=call.runs[0]))
+        completion = Completion(
+            messages=messages,
+            response=response,
+            tools=to_tools(call.tools),
+            failed_calls=frozenset(
+                str(each.fields.get("tool_call_id")) for each in call.messages if each.is_error
+            ),
+            model=call.model if answer is None else model_of(answer) or call.model,
+            usage=None if answer is None else usage_of(answer),
+            started_at=datetime.fromtimestamp(call.started, UTC),
+            latency_s=None if answer is None else answer.latency_s,
+            thread_id=thread_id,
+            provenance=_provenance(where, call.runs),
+            # A thread id alone is no identity: "1" comes back in every process.
+            name=f"{thread_id or root}:{call.name}",
+            about={} if where.tenant is None else {"tenant": where.tenant},
+            caller=Caller(
+                runs=call.runs,
+                site=where.checkpoint_ns or (root if thread_id is None else None),
+                agent=_agent(where),
+                says=_says(call, messages),
+            ),
+        )
+        known = None if answer is None else answer.message.digest
+        return completion, self._hasher.digests(completion, digests, prefixes, response=known)
+
+    def _history(
+        self, thread_id: str | None, taken: list[Snapshot]
+    ) -> tuple[tuple[Message, ...], tuple[bytes, ...], tuple[bytes, ...]]:
+        """Messages, their digests and those of each prefix; of known messages nothing is made."""
+        hasher = self._hasher
+        prefix = hasher.scope(thread_id)
+        prefixes, digests = [prefix], []
+        for each in taken:
+            digest = each.digest
+            if digest is None:
+                digest = each.digest = hasher.message(to_message(each))
+            if each.before != prefix:
+                each.before, each.prefix = prefix, hasher.extend(prefix, digest)
+            prefix = each.prefix
+            digests.append(digest)
+            prefixes.append(prefix)
+        messages = tuple(each.message or to_message(each) for each in taken)
+        return messages, tuple(digests), tuple(prefixes)
+
+    def _result(self, tool: ToolRun, message: Message, digest: bytes, *, failed: bool) -> None:
+        self._put(self._assembler.result(_tool_result(tool, message, digest, failed=failed)))
+
+    def _note_root(self, root: int, records: list[Record]) -> None:
+        names = self._roots.setdefault(root, set())
+        names.update(r.trajectory_id for r in records if isinstance(r, StepRecord))
+        while len(self._roots) > KEPT_ROOTS:
+            self._roots.popitem(last=False)
+
+    def _follow(self, name: str, records: list[Record]) -> None:
+        """The last step of these records may be enriched."""
+        last = records[-1] if records else None
+        if not isinstance(last, StepRecord):
+            return
+        self._told[name] = last
+        self._told_names[last.trajectory_id, last.step.index] = name
+        while len(self._told) > KEPT_STEPS:
+            _, lost = self._told.popitem(last=False)
+            self._told_names.pop((lost.trajectory_id, lost.step.index), None)
+
+    def _put(self, records: list[Record]) -> None:
+        for record in records:
+            if self._told and isinstance(record, StepRecord):
+                name = self._told_names.get((record.trajectory_id, record.step.index))
+                if name is not None:
+                    self._told[name] = record
+            self._recorder.put(record)
 
 
-def chain(previous: bytes, message: Message) -> bytes:
-    """Digest of a history: of the one before and a message (names and reasoning left out)."""
-    calls = [
-        [call.id, call.name, call.raw_arguments, json.dumps(call.arguments, sort_keys=True)]
-        for call in message.tool_calls
-    ]
-    text = json.dumps([message.role, message.content or "", calls, message.tool_call_id])
-    return hashlib.blake2b(previous + text.encode(), digest_size=16).digest()
+def _tool_result(tool: ToolRun, message: Message, digest: bytes, *, failed: bool) -> ToolResult:
+    where = Where(tool.metadata)
+    return ToolResult(
+        message=message,
+        digest=digest,
+        failed=failed,
+        thread_id=where.thread_id,
+        runs=tool.runs,
+        checkpoint_ns=where.checkpoint_ns,
+    )
 
 
-def prefixes(messages: Iterable[Message]) -> tuple[bytes, ...]:
-    """Digest of every prefix of a history, the empty one first."""
-    digests = [b""]
-    for message in messages:
-        digests.append(chain(digests[-1], message))
-    return tuple(digests)
+def _says(call: ModelCall, messages: tuple[Message, ...]) -> bool:
+    """Whether the model sees only what the user said to start this run."""
+    spoken = [message for message in messages if message.role not in ("system", "developer")]
+    if len(spoken) != 1 or spoken[0].role != "user" or messages[-1] is not spoken[0]:
+        return False
+    return len(call.runs) == 1 or (call.says is not None and spoken[0].content == call.says)
 
 
-def _find(
-    conversation: _Conversation, call: ModelCall
-) -> tuple[_Branch | None, tuple[Message, ...]]:
-    """The branch that a call extends, and the messages that are new since its last action."""
-    for length in range(len(call.digests) - 1, -1, -1):
-        branch = conversation.get(call.digests[length])
-        if branch is not None:
-            rest = call.messages[length:]
-            # Somebody else's action in between: not what this branch's action led to.
-            return (None, ()) if any(m.role == "assistant" for m in rest) else (branch, rest)
-    return None, ()
+def _agent(where: Where) -> str:
+    """Which agent of a graph calls: the names on the way to it, without the ids of tasks."""
+    path = [part.split(":", 1)[0] for part in (where.checkpoint_ns or "").split("|")]
+    return "|".join([*path, where.agent or ""])
 
 
-def _shared(first: Sequence[str], second: Sequence[str]) -> int:
-    count = 0
-    for one, other in zip(first, second, strict=False):
-        if one != other:
-            break
-        count += 1
-    return count
+def _provenance(where: Where, runs: Runs) -> Provenance:
+    return Provenance(
+        run_id=str(UUID(int=runs[-1])),
+        parent_run_id=str(UUID(int=runs[-2])) if len(runs) > 1 else None,
+        node=where.node,
+        checkpoint_ns=where.checkpoint_ns,
+        thread_id=where.thread_id,
+        agent_name=where.agent,
+    )

@@ -1,19 +1,16 @@
-"""LangChain's callbacks, turned into model calls and tool results linked by run ids.
+"""LangChain's callbacks: what they say is noted in the agent's thread and told in the writer's.
 
-Context variables are used only to hand LangChain the handler; everything else follows run id and
-parent run id, so threads, tasks and several graphs at once do not mix.
+A callback takes snapshots, a few microseconds of work, and queues the rest; it never waits, raises
+or changes what the agent gets. Context variables are used only to hand LangChain the handler;
+everything else follows run id and parent run id, so threads, tasks and several graphs at once do
+not mix. Source: langchain-core's callback contract.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from uuid import UUID
 
@@ -23,15 +20,9 @@ from langchain_core.outputs import LLMResult
 from langchain_core.tracers import context as tracing
 
 import rwml
-from rwml.schema import Fingerprint, Message, Provenance
-from rwml_adapters.langchain.conversations import Ancestors, Conversations, ModelCall, prefixes
-from rwml_adapters.langchain.messages import (
-    error_ids,
-    to_action,
-    to_message,
-    to_tools,
-    tool_results,
-)
+from rwml_adapters.langchain.calls import ModelCall, Runs, ToolRun
+from rwml_adapters.langchain.intake import Intake
+from rwml_adapters.langchain.messages import answer_of
 
 KEPT_RUNS = 100_000
 """Runs in flight that are remembered; those that never ended go first (ours)."""
@@ -59,6 +50,14 @@ def instrument(recorder: rwml.Recorder) -> Callable[[], None]:
     return undo
 
 
+def instrumented() -> Iterator[RWMLCallbackHandler]:
+    """The handlers that see every run of this process."""
+    for variable, *_ in tracing._configure_hooks:
+        handler = variable.get()
+        if isinstance(handler, RWMLCallbackHandler):
+            yield handler
+
+
 class RWMLCallbackHandler(BaseCallbackHandler):
     """Records the runs it is given to: ``config={"callbacks": [RWMLCallbackHandler(recorder)]}``.
 
@@ -69,16 +68,23 @@ class RWMLCallbackHandler(BaseCallbackHandler):
     """
 
     run_inline = True  # in order and in the caller's thread: each call is short and never blocks
+    ignore_retriever = True  # type: ignore[assignment]  # properties in the base class
+    ignore_retry = True  # type: ignore[assignment]
+    ignore_custom_event = True  # type: ignore[assignment]
+    ignore_agent = False  # type: ignore[assignment]  # tools are among these
+    ignore_chain = False  # type: ignore[assignment]
+    ignore_chat_model = False  # type: ignore[assignment]
+    ignore_llm = False  # type: ignore[assignment]
 
     def __init__(self, recorder: rwml.Recorder) -> None:
         self.raise_error = "PYTEST_CURRENT_TEST" in os.environ  # as Recorder.guard has it
+        self._intake = Intake(recorder)
         self._recorder = recorder
-        self._conversations = Conversations(recorder=recorder, fingerprint=_fingerprint())
-        self._lock = threading.Lock()
-        self._runs: OrderedDict[UUID, Ancestors] = OrderedDict()
-        self._calls: dict[UUID, ModelCall] = {}
-        self._tools: dict[UUID, tuple[str, Ancestors, str | None]] = {}
-        self._stopped = False
+        # Each by run id as a number, which is hashed faster. Operations on one dict are atomic.
+        self._paths: dict[int, Runs] = {}
+        self._says: dict[int, str] = {}
+        self._calls: dict[int, ModelCall] = {}
+        self._tools: dict[int, ToolRun] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RWMLCallbackHandler:
         return self
@@ -86,34 +92,56 @@ class RWMLCallbackHandler(BaseCallbackHandler):
     def __copy__(self) -> RWMLCallbackHandler:
         return self
 
+    @property
+    def recorder(self) -> rwml.Recorder:
+        """Where the trajectories go."""
+        return self._recorder
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether it takes what it is told."""
+        return self._intake.is_open
+
     def stop(self) -> None:
         """Records nothing from now on, in runs that are in flight neither."""
-        self._stopped = True
+        self._intake.stop()
 
     def on_chain_start(
         self,
         serialized: dict[str, Any],
-        inputs: dict[str, Any],
+        inputs: Any,
         *,
         run_id: UUID,
         parent_run_id: UUID | None = None,
         **kwargs: Any,
     ) -> None:
         """A graph, node or chain started: remembers where it hangs in the tree of runs."""
-        with self._recorder.guard():
-            self._enter(run_id, parent_run_id)
+        run = run_id.int
+        if parent_run_id is not None:
+            above = parent_run_id.int
+            self._paths[run] = (*self._paths.get(above, (above,)), run)
+            return
+        try:
+            self._paths[run] = (run,)
+            said = _last_text(inputs)
+            if said is not None:
+                self._says[run] = said
+            self._bound()
+        except Exception as error:  # noqa: BLE001 - never into the agent
+            self._swallow(error)
 
     def on_chain_end(
         self,
-        outputs: dict[str, Any],
+        outputs: Any,
         *,
         run_id: UUID,
         parent_run_id: UUID | None = None,
         **kwargs: Any,
     ) -> None:
         """A graph, node or chain ended."""
-        with self._recorder.guard():
-            self._leave(run_id, parent_run_id, completed=True)
+        self._paths.pop(run_id.int, None)
+        if parent_run_id is None:
+            self._end(run_id.int)
 
     def on_chain_error(
         self,
@@ -123,9 +151,15 @@ class RWMLCallbackHandler(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         **kwargs: Any,
     ) -> None:
-        """A graph, node or chain failed, or was interrupted."""
-        with self._recorder.guard():
-            self._leave(run_id, parent_run_id, completed=False)
+        """A graph, node or chain failed, was interrupted, or was cancelled."""
+        try:
+            if not isinstance(error, Exception):
+                self._cut_off(run_id.int)
+        except Exception as failure:  # noqa: BLE001 - never into the agent
+            self._swallow(failure)
+        self._paths.pop(run_id.int, None)
+        if parent_run_id is None:
+            self._end(run_id.int, completed=False)
 
     def on_chat_model_start(
         self,
@@ -139,31 +173,16 @@ class RWMLCallbackHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A chat model was called: its messages are the context of a step."""
-        with self._recorder.guard():
-            ancestors = self._enter(run_id, parent_run_id)
-            if self._stopped or not messages:
-                return
-            read = tuple(to_message(m) for m in messages[0] if m.type != "remove")
-            about = metadata or {}
+        if not messages or not self._intake.is_open:
+            return
+        try:
+            runs = self._runs(run_id.int, parent_run_id)
             asked = kwargs.get("invocation_params") or {}
-            model = about.get("ls_model_name") or asked.get("model_name") or asked.get("model")
-            call = ModelCall(
-                key=_key(about, ancestors),
-                run_id=str(run_id),
-                ancestors=ancestors,
-                messages=read,
-                errors=error_ids(messages[0]),
-                tools=to_tools(asked.get("tools") or ()),
-                model=str(model) if model else None,
-                provenance=_provenance(about, run_id, parent_run_id),
-                started_at=datetime.now(UTC),
-                clock=time.monotonic(),
-                digests=prefixes(read),
+            self._calls[run_id.int] = self._intake.begin(
+                messages[0], runs, metadata, asked.get("tools"), asked, self._says.get(runs[0])
             )
-            self._recorder.outer_calls.enter(str(run_id), read)
-            with self._lock:
-                self._calls[run_id] = call
-            self._conversations.start(call)
+        except Exception as error:  # noqa: BLE001 - never into the agent
+            self._swallow(error)
 
     def on_llm_end(
         self,
@@ -174,18 +193,17 @@ class RWMLCallbackHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A model answered: the message is the action of a step."""
-        with self._recorder.guard():
-            self._recorder.outer_calls.leave(str(run_id))
-            with self._lock:
-                call = self._calls.pop(run_id, None)
-            action = to_action(response)
-            if call is not None and action is not None and not self._stopped:
-                message, usage, model = action
-                latency_s = time.monotonic() - call.clock
-                self._conversations.finish(
-                    call, message, usage=usage, model=model, latency_s=latency_s
-                )
-            self._leave(run_id, parent_run_id, completed=True)
+        call = self._calls.pop(run_id.int, None)
+        if call is None:
+            return
+        try:
+            message = answer_of(response)
+            if message is not None:
+                self._intake.finish(call, message, response.llm_output)
+            if parent_run_id is None:
+                self._end(run_id.int)
+        except Exception as error:  # noqa: BLE001 - never into the agent
+            self._swallow(error)
 
     def on_llm_error(
         self,
@@ -195,12 +213,16 @@ class RWMLCallbackHandler(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         **kwargs: Any,
     ) -> None:
-        """A model failed: there is no action, so there is no step."""
-        with self._recorder.guard():
-            self._recorder.outer_calls.leave(str(run_id))
-            with self._lock:
-                self._calls.pop(run_id, None)
-            self._leave(run_id, parent_run_id, completed=False)
+        """A model failed: there is no action, but the request says what came before."""
+        call = self._calls.pop(run_id.int, None)
+        if call is None:
+            return
+        try:
+            self._intake.finish(call, None)
+            if parent_run_id is None:
+                self._end(run_id.int, completed=False)
+        except Exception as failure:  # noqa: BLE001 - never into the agent
+            self._swallow(failure)
 
     def on_tool_start(
         self,
@@ -215,14 +237,14 @@ class RWMLCallbackHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A tool was called."""
-        with self._recorder.guard():
-            ancestors = self._enter(run_id, parent_run_id)
-            with self._lock:
-                self._tools[run_id] = (
-                    _key(metadata or {}, ancestors),
-                    ancestors,
-                    kwargs.get("tool_call_id"),
-                )
+        if self._intake.is_stopped:
+            return
+        try:
+            runs = self._runs(run_id.int, parent_run_id)
+            self._paths[run_id.int] = runs
+            self._tools[run_id.int] = ToolRun(kwargs.get("tool_call_id"), runs, metadata)
+        except Exception as error:  # noqa: BLE001 - never into the agent
+            self._swallow(error)
 
     def on_tool_end(
         self,
@@ -233,14 +255,14 @@ class RWMLCallbackHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A tool answered: an observation of the step that called it."""
-        with self._recorder.guard():
-            key, ancestors, _ = self._tool(run_id)
-            if not self._stopped:
-                for message in tool_results(output):
-                    self._conversations.result(
-                        key, ancestors, to_message(message), error=message.status == "error"
-                    )
-            self._leave(run_id, parent_run_id, completed=True)
+        tool = self._tools.pop(run_id.int, None)
+        self._paths.pop(run_id.int, None)
+        if tool is None:
+            return
+        try:
+            self._intake.answer(tool, output)
+        except Exception as error:  # noqa: BLE001 - never into the agent
+            self._swallow(error)
 
     def on_tool_error(
         self,
@@ -251,73 +273,55 @@ class RWMLCallbackHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A tool failed; an interrupt of the graph is no failure, the step waits for the resume."""
-        with self._recorder.guard():
-            key, ancestors, call_id = self._tool(run_id)
-            if call_id is not None and not self._stopped and not _is_control_flow(error):
-                if isinstance(error, Exception):
-                    text = str(error) or type(error).__name__
-                    message = Message(role="tool", content=text, tool_call_id=call_id)
-                    self._conversations.result(key, ancestors, message, error=True)
-                else:
-                    self._conversations.interrupt(key, ancestors, call_id)
-            self._leave(run_id, parent_run_id, completed=False)
-
-    def _tool(self, run_id: UUID) -> tuple[str, Ancestors, str | None]:
-        with self._lock:
-            return self._tools.pop(run_id, ("", (), None))
-
-    def _enter(self, run_id: UUID, parent_run_id: UUID | None) -> Ancestors:
-        with self._lock:
-            above = ()
-            if parent_run_id is not None:
-                above = self._runs.get(parent_run_id, (str(parent_run_id),))
-            ancestors = (*above, str(run_id))
-            self._runs[run_id] = ancestors
-            while len(self._runs) > KEPT_RUNS:
-                lost, _ = self._runs.popitem(last=False)
-                self._calls.pop(lost, None)
-                self._tools.pop(lost, None)
-            return ancestors
-
-    def _leave(self, run_id: UUID, parent_run_id: UUID | None, *, completed: bool) -> None:
-        with self._lock:
-            self._runs.pop(run_id, None)
-        if parent_run_id is None:
-            # Only runs without a thread are kept under their own id.
-            self._conversations.forget(str(run_id), completed=completed and not self._stopped)
-
-
-def _key(metadata: Mapping[str, Any], ancestors: Ancestors) -> str:
-    thread_id = metadata.get("thread_id")
-    return ancestors[0] if thread_id is None else str(thread_id)
-
-
-def _provenance(
-    metadata: Mapping[str, Any], run_id: UUID, parent_run_id: UUID | None
-) -> Provenance:
-    def text(name: str) -> str | None:
-        value = metadata.get(name)
-        return None if value is None else str(value)
-
-    return Provenance(
-        run_id=str(run_id),
-        parent_run_id=None if parent_run_id is None else str(parent_run_id),
-        node=text("langgraph_node"),
-        checkpoint_ns=text("langgraph_checkpoint_ns") or text("checkpoint_ns"),
-        thread_id=text("thread_id"),
-        agent_name=text("lc_agent_name"),
-    )
-
-
-def _is_control_flow(error: BaseException) -> bool:
-    """Whether it is langgraph's interrupt or a command to a parent graph, by name: no import."""
-    return any(base.__name__ == "GraphBubbleUp" for base in type(error).__mro__)
-
-
-def _fingerprint() -> Fingerprint:
-    for package in ("langgraph", "langchain-core"):
+        tool = self._tools.pop(run_id.int, None)
+        self._paths.pop(run_id.int, None)
+        if tool is None:
+            return
         try:
-            return Fingerprint(package=package, version=version(package))
-        except PackageNotFoundError:
-            continue
-    return Fingerprint()
+            self._intake.fail(tool, error)
+        except Exception as failure:  # noqa: BLE001 - never into the agent
+            self._swallow(failure)
+
+    def _end(self, run: int, *, completed: bool = True) -> None:
+        self._says.pop(run, None)
+        self._intake.end(run, completed=completed)
+
+    def _runs(self, run: int, parent_run_id: UUID | None) -> Runs:
+        if parent_run_id is None:
+            return (run,)
+        above = parent_run_id.int
+        return (*self._paths.get(above, (above,)), run)
+
+    def _cut_off(self, run: int) -> None:
+        """A run was cancelled: so was what is in flight below it, which nobody tells."""
+        for below, tool in list(self._tools.items()):
+            if run in tool.runs and self._tools.pop(below, None) is not None:
+                self._paths.pop(below, None)
+                self._intake.interrupt(tool)
+        for below, call in list(self._calls.items()):
+            if run in call.runs and self._calls.pop(below, None) is not None:
+                self._intake.finish(call, None)
+
+    def _bound(self) -> None:
+        for kept in (self._paths, self._says, self._calls, self._tools):
+            while len(kept) > KEPT_RUNS:
+                kept.pop(next(iter(kept)), None)
+        self._intake.bound()
+
+    def _swallow(self, error: Exception) -> None:
+        with self._recorder.guard():
+            raise error
+
+
+def _last_text(inputs: Any) -> str | None:
+    """The text of the message that starts a run, in the forms that graphs are given it."""
+    said: Any = inputs.get("messages") if isinstance(inputs, dict) else inputs
+    if isinstance(said, list) and said:
+        said = said[-1]
+    if isinstance(said, BaseMessage):
+        said = said.content
+    elif isinstance(said, dict):
+        said = said.get("content")
+    elif isinstance(said, tuple) and len(said) == 2:
+        said = said[1]
+    return said if type(said) is str else None

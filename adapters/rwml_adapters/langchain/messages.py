@@ -1,28 +1,34 @@
-"""LangChain's messages, tools and tool outputs as rwml's schema. Pure functions.
+"""Snapshots of LangChain's messages and tools as rwml's schema. Pure functions.
 
-Text is kept, parts that are no text are named; malformed tool arguments are kept raw.
+Text is kept, parts that are no text are kept as references; malformed tool arguments are kept raw.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.outputs import LLMResult
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from rwml.schema import Message, Role, Tool, ToolCall, Usage, content_text
+from rwml.content import content_parts, content_text
+from rwml.schema import Message, Role, Tool, ToolCall, Usage
+from rwml_adapters.langchain.calls import Answer
+from rwml_adapters.langchain.snapshots import OfferedTools, Snapshot
 
 _ROLES: dict[str, Role] = {
     "human": "user",
+    "HumanMessageChunk": "user",
     "ai": "assistant",
     "AIMessageChunk": "assistant",
     "system": "system",
+    "SystemMessageChunk": "system",
     "tool": "tool",
+    "ToolMessageChunk": "tool",
     "function": "tool",
 }
+_SAID_ROLES: tuple[Role, ...] = ("system", "developer", "user", "assistant", "tool")
 _CALL_PARTS = {
     "tool_use",
     "tool_call",
@@ -30,72 +36,78 @@ _CALL_PARTS = {
     "invalid_tool_call",
     "function_call",
     "input_json_delta",
+    "server_tool_call_chunk",
 }
-_REASONING_PARTS = {"thinking": "thinking", "reasoning": "reasoning"}
+_REASONING_PARTS = {
+    "thinking": ("thinking",),
+    "reasoning": ("reasoning", "text", "summary"),
+    "reasoning_content": ("reasoning_content",),
+    "redacted_thinking": (),
+}
 
 
-def to_message(message: BaseMessage) -> Message:
-    """One LangChain message as an rwml message."""
-    if isinstance(message, AIMessage):
-        return _assistant(message)
-    role = _ROLES.get(message.type)
-    if role is None:  # a ChatMessage says its role itself
-        said = getattr(message, "role", "user")
-        role = said if said in ("system", "developer", "user", "assistant", "tool") else "user"
-    if message.additional_kwargs.get("__openai_role__") == "developer":
-        role = "developer"
-    return Message(
-        role=role,
-        content=content_text(message.content),
-        tool_call_id=getattr(message, "tool_call_id", None),
-        name=message.name,
-    )
+def to_message(taken: Snapshot) -> Message:
+    """One message; made once per snapshot."""
+    if taken.message is None:
+        is_action = taken.fields.get("type") in ("ai", "AIMessageChunk")
+        taken.message = _assistant(taken.fields) if is_action else _other(taken.fields)
+    return taken.message
 
 
-def to_action(result: LLMResult) -> tuple[Message, Usage | None, str | None] | None:
-    """Action, usage and model of a finished chat-model call; None when it was no chat model."""
-    generations = [generation for batch in result.generations for generation in batch]
-    message = getattr(generations[0], "message", None) if generations else None
-    if not isinstance(message, AIMessage):
+def to_tools(offered: OfferedTools | None) -> tuple[Tool, ...]:
+    """Tools of a call, in any form LangChain knows; a provider's built-ins are left out."""
+    if offered is None:
+        return ()
+    if offered.read is None:
+        found = []
+        for tool in offered.copies:
+            try:
+                found.append(Tool.from_openai(convert_to_openai_tool(tool)))
+            except (KeyError, TypeError, ValueError):
+                continue
+        offered.read = tuple(found)
+    return offered.read
+
+
+def answer_of(result: LLMResult) -> AIMessage | None:
+    """The message of a finished chat-model call; None when it was no chat model."""
+    generations = result.generations
+    if not generations or not generations[0]:
         return None
-    output = result.llm_output or {}
-    reported = message.response_metadata
-    counted = reported.get("token_usage") or output.get("token_usage") or {}
-    usage = None
-    if message.usage_metadata:
-        usage = Usage(
-            prompt_tokens=message.usage_metadata["input_tokens"],
-            completion_tokens=message.usage_metadata["output_tokens"],
+    message = getattr(generations[0][0], "message", None)
+    if type(message) is AIMessage or isinstance(message, AIMessage):  # the first is faster
+        return message
+    return None
+
+
+def usage_of(answer: Answer) -> Usage | None:
+    """Token counts, as the message or else the whole output reports them."""
+    counted = answer.message.fields.get("usage_metadata")
+    if counted:
+        return Usage(
+            prompt_tokens=counted.get("input_tokens"),
+            completion_tokens=counted.get("output_tokens"),
         )
-    elif isinstance(counted, Mapping) and "prompt_tokens" in counted:
-        usage = Usage(
+    reported = answer.message.fields.get("response_metadata") or {}
+    counted = reported.get("token_usage") or (answer.output or {}).get("token_usage")
+    if isinstance(counted, Mapping) and "prompt_tokens" in counted:
+        return Usage(
             prompt_tokens=counted["prompt_tokens"],
             completion_tokens=counted.get("completion_tokens"),
         )
-    model = reported.get("model_name") or reported.get("model") or output.get("model_name")
-    return to_message(message), usage, str(model) if model else None
+    return None
 
 
-def to_tools(tools: Iterable[Any]) -> tuple[Tool, ...]:
-    """Tools of a model call, in any form LangChain knows; a provider's built-ins are left out."""
-    found = []
-    for tool in tools:
-        try:
-            found.append(Tool.from_openai(convert_to_openai_tool(tool)))
-        except (KeyError, TypeError, ValueError):
-            continue
-    return tuple(found)
-
-
-def error_ids(messages: Iterable[BaseMessage]) -> frozenset[str]:
-    """Ids of the tool calls whose results say that they are errors."""
-    results = (message for message in messages if isinstance(message, ToolMessage))
-    return frozenset(result.tool_call_id for result in results if result.status == "error")
+def model_of(answer: Answer) -> str | None:
+    """The model that answered, as it names itself."""
+    said = answer.message.fields.get("response_metadata") or {}
+    model = said.get("model_name") or said.get("model") or (answer.output or {}).get("model_name")
+    return str(model) if model else None
 
 
 def tool_results(output: object) -> Iterator[ToolMessage]:
     """The tool messages in what a tool returned: itself, a list, or a Command's update."""
-    if isinstance(output, ToolMessage):
+    if type(output) is ToolMessage or isinstance(output, ToolMessage):  # the first is faster
         yield output
     elif isinstance(output, list | tuple):
         for item in output:
@@ -106,31 +118,62 @@ def tool_results(output: object) -> Iterator[ToolMessage]:
         yield from tool_results(getattr(output, "update", None))
 
 
-def _assistant(message: AIMessage) -> Message:
+def _other(fields: Mapping[str, Any]) -> Message:
+    role: Role = _ROLES.get(str(fields.get("type"))) or "user"
+    said = fields.get("role") or fields["additional_kwargs"].get("__openai_role__")
+    if said in _SAID_ROLES:  # a ChatMessage's own, or OpenAI's developer
+        role = said
+    return Message(
+        role=role,
+        content=content_text(fields["content"]),
+        tool_call_id=fields.get("tool_call_id"),
+        name=fields.get("name"),
+        parts=content_parts(fields["content"]),
+    )
+
+
+def _assistant(fields: Mapping[str, Any]) -> Message:
     calls = [
-        ToolCall(
-            id=call["id"] or "",
-            name=call["name"],
-            arguments=json.loads(json.dumps(call["args"], default=str)),
-        )
-        for call in message.tool_calls
+        ToolCall(id=call.get("id") or "", name=call.get("name") or "", arguments=call["args"])
+        for call in fields.get("tool_calls") or ()
     ] + [
-        ToolCall(id=bad["id"] or "", name=bad["name"] or "", raw_arguments=bad["args"] or "")
-        for bad in message.invalid_tool_calls
+        ToolCall(
+            id=bad.get("id") or "", name=bad.get("name") or "", raw_arguments=bad.get("args") or ""
+        )
+        for bad in fields.get("invalid_tool_calls") or ()
     ]
-    texts: list[Any] = []
-    thoughts = [message.additional_kwargs.get("reasoning_content") or ""]
-    for part in [message.content] if isinstance(message.content, str) else message.content:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind in _REASONING_PARTS and isinstance(part, Mapping):
-            thoughts.append(str(part.get(_REASONING_PARTS[kind]) or ""))
-        elif kind not in _CALL_PARTS:
-            texts.append(part)
-    text = content_text(texts) or ""
+    content = fields["content"]
+    said, thoughts = _split([content] if isinstance(content, str) else content or [])
+    text = content_text(said) or ""
+    reasoning = fields["additional_kwargs"].get("reasoning_content")
     return Message(
         role="assistant",
         content=text if text or not calls else None,
         tool_calls=tuple(calls),
-        name=message.name,
-        reasoning="".join(thoughts) or None,
+        name=fields.get("name"),
+        reasoning="".join((_plain(reasoning), *thoughts)) or None,
+        parts=content_parts(said),
     )
+
+
+def _split(content: Iterable[Any]) -> tuple[list[Any], list[str]]:
+    """What was said, and what was thought; calls are in neither."""
+    said: list[Any] = []
+    thoughts: list[str] = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind in _REASONING_PARTS:
+            keys = _REASONING_PARTS[str(kind)]
+            thoughts.append(next((_plain(part[key]) for key in keys if part.get(key)), ""))
+        elif kind not in _CALL_PARTS:
+            said.append(part)
+    return said, thoughts
+
+
+def _plain(thought: object) -> str:
+    """Reasoning as text: providers give text, or parts with texts."""
+    if isinstance(thought, Mapping):
+        return _plain(thought.get("text") or thought.get("summary"))
+    if isinstance(thought, list):
+        return "".join(map(_plain, thought))
+    return str(thought or "")

@@ -5,18 +5,22 @@ responses by keyed hashes of message prefixes, so no ids of a framework are need
 leaks no text. Pure: nothing here reads, writes, or looks at a clock.
 """
 
-from rwml.assemble.assembler import Assembler, Record
-from rwml.assemble.completion import Completion
+from rwml.assemble.assembler import Assembler
+from rwml.assemble.completion import Caller, Completion, ToolResult
 from rwml.assemble.digests import Digests, Hasher
+from rwml.assemble.lines import History, LineReader
 from rwml.assemble.ordering import assemble
 from rwml.assemble.state import AssemblyStats
 
 __all__ = [
     "Assembler",
     "AssemblyStats",
+    "Caller",
     "Completion",
     "Digests",
     "Hasher",
-    "Record",
+    "History",
+    "LineReader",
+    "ToolResult",
     "assemble",
 ]

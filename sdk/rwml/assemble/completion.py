@@ -1,4 +1,4 @@
-"""One chat completion as logs and gateways see it: a request and what the model answered."""
+"""One chat completion as logs, gateways and callbacks see it: a request and its answer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,28 @@ from datetime import datetime
 from pydantic import JsonValue
 
 from rwml.schema import Message, Provenance, Tool, Usage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who made a call, where that is known: frameworks say it, logs do not.
+
+    Attributes:
+        runs: ids of the runs around the call, the root first, the call itself last.
+        site: where in a run the call was made, the same when that place is run again (as after an
+            interrupt). Equal completions of different sites are different calls, not retries.
+        agent: which of a thread's agents calls; None where they cannot be told apart.
+        says: whether the request holds, besides the system prompt, only what the user said to
+            start this run: the agent was not given the thread's history.
+    """
+
+    runs: tuple[object, ...] = ()
+    site: str | None = None
+    agent: str | None = None
+    says: bool = False
+
+
+NOBODY = Caller()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +51,10 @@ class Completion:
             a scope of its own.
         provenance: where the call comes from.
         metadata: kept with the step.
+        name: id of the trajectory that begins with this call, if one does; None for one that is
+            made of the digests, so that the same call gets the same id again.
+        about: metadata of that trajectory.
+        caller: who made the call.
     """
 
     messages: tuple[Message, ...]
@@ -42,3 +68,27 @@ class Completion:
     thread_id: str | None = None
     provenance: Provenance | None = None
     metadata: dict[str, JsonValue] = field(default_factory=dict)
+    name: str | None = None
+    about: dict[str, JsonValue] = field(default_factory=dict)
+    caller: Caller = NOBODY
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolResult:
+    """What a tool answered, known before the request that shows it to the model.
+
+    Attributes:
+        message: the tool message; its `tool_call_id` says which call it answers.
+        digest: of the message, by the assembler's hasher.
+        failed: whether it is an error.
+        thread_id: as in `Completion`.
+        runs: ids of the runs around the tool, the root first.
+        checkpoint_ns: LangGraph's name of the place where the tool ran.
+    """
+
+    message: Message
+    digest: bytes
+    failed: bool = False
+    thread_id: str | None = None
+    runs: tuple[object, ...] = ()
+    checkpoint_ns: str | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rwml.assemble.completion import Completion
@@ -18,10 +18,11 @@ from rwml.schema import Message
 
 DIGEST_BYTES = 16
 """Size of a digest: no collision is to be expected below 2**60 messages (ours)."""
+_SORTED = json.JSONEncoder(sort_keys=True).encode
 _MAX_KEY_BYTES = hashlib.blake2b.MAX_KEY_SIZE
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Digests:
     """What a completion is recognised by, for n messages in the request.
 
@@ -32,6 +33,7 @@ class Digests:
         action: of request and response together; None where the call failed.
         tail: by which a later request with a cut history can name this response.
         wanted_tail: the same of the request's last assistant message.
+        head: of the scope and the system prompt.
     """
 
     messages: tuple[bytes, ...]
@@ -40,6 +42,7 @@ class Digests:
     action: bytes | None
     tail: bytes | None
     wanted_tail: bytes | None
+    head: bytes
 
     @property
     def parent(self) -> bytes | None:
@@ -68,7 +71,7 @@ class Hasher:
     def __init__(self, key: bytes) -> None:
         if not 0 < len(key) <= _MAX_KEY_BYTES:
             raise UsageError(f"the key must have 1 to {_MAX_KEY_BYTES} bytes, not {len(key)}")
-        self._key = key
+        self._keyed = hashlib.blake2b(digest_size=DIGEST_BYTES, key=key)
         self.hashed = 0
 
     def message(self, message: Message) -> bytes:
@@ -78,47 +81,82 @@ class Hasher:
         text, and the layout of JSON arguments, which are the same.
         """
         self.hashed += 1
-        calls = [
-            [call.id, call.name, call.raw_arguments, json.dumps(call.arguments, sort_keys=True)]
-            for call in message.tool_calls
-        ]
         role = "system" if message.role == "developer" else message.role
-        text = (message.content or "").strip()
-        return self.join(json.dumps([role, text, calls, message.tool_call_id]).encode())
+        parts = [role, (message.content or "").strip(), message.tool_call_id or ""]
+        for call in message.tool_calls:
+            parts += [call.id, call.name, call.raw_arguments or "", _SORTED(call.arguments)]
+        parts += [f"{part.type}:{part.sha256}" for part in message.parts]
+        return self.join(*(part.encode("utf-8", "surrogatepass") for part in parts))
 
     def join(self, *parts: bytes) -> bytes:
         """Digest of several parts, each with its length, so that borders matter."""
-        state = hashlib.blake2b(digest_size=DIGEST_BYTES, key=self._key)
-        for part in parts:
-            state.update(len(part).to_bytes(8, "big"))
-            state.update(part)
+        state = self._keyed.copy()
+        state.update(b"".join([len(part).to_bytes(8, "big") + part for part in parts]))
         return state.digest()
+
+    def scope(self, thread_id: str | None) -> bytes:
+        """Digest of the empty history: histories of different threads are never equal."""
+        text = "" if thread_id is None else f"thread:{thread_id}"
+        return self.join(b"scope", text.encode("utf-8", "surrogatepass"))
+
+    def extend(self, prefix: bytes, digest: bytes) -> bytes:
+        """Digest of a history and one more message."""
+        return self.join(prefix, digest)
 
     def completion(self, completion: Completion) -> Digests:
         """All digests of a completion: n messages and a response take n + 1 message hashes."""
         messages = tuple(self.message(message) for message in completion.messages)
-        scope = "" if completion.thread_id is None else f"thread:{completion.thread_id}"
-        prefixes = [self.join(b"scope", scope.encode("utf-8", "surrogatepass"))]
+        return self.digests(completion, messages, self.prefixes(completion.thread_id, messages))
+
+    def prefixes(self, thread_id: str | None, messages: Iterable[bytes]) -> tuple[bytes, ...]:
+        """Digests of every prefix of a history, the empty one first.
+
+        Args:
+            thread_id: the history's scope.
+            messages: digests of its messages.
+        """
+        found = [self.scope(thread_id)]
         for digest in messages:
-            prefixes.append(self.join(prefixes[-1], digest))
+            found.append(self.extend(found[-1], digest))
+        return tuple(found)
+
+    def digests(
+        self,
+        completion: Completion,
+        messages: tuple[bytes, ...],
+        prefixes: tuple[bytes, ...],
+        *,
+        response: bytes | None = None,
+    ) -> Digests:
+        """As `completion`, for a request whose messages were hashed before.
+
+        Args:
+            completion: whose digests they are.
+            messages: digests of the request's messages.
+            prefixes: as the method of that name makes them.
+            response: digest of the response, if that is known too.
+        """
         request = completion.messages
-        actions = [place for place, message in enumerate(request) if message.role == "assistant"]
-        last = actions[-1] if actions else None
+        last = len(request) - 1
+        while last >= 0 and request[last].role != "assistant":
+            last -= 1
         head = prefixes[_leading_system(request)]
         action = tail = wanted = None
         if completion.response is not None:
-            digest = self.message(completion.response)
-            action = self.join(prefixes[-1], digest)
-            tail = self._tail(head, messages, completion.response, digest)
-        if last is not None:
-            wanted = self._tail(head, messages[:last], request[last], messages[last])
+            response = response or self.message(completion.response)
+            action = self.join(prefixes[-1], response)
+            tail = self._tail(head, messages[-1:], completion.response, response)
+        if last >= 0:
+            before = messages[last - 1 : last] if last else ()
+            wanted = self._tail(head, before, request[last], messages[last])
         return Digests(
             messages=messages,
-            prefixes=tuple(prefixes),
-            last=last,
+            prefixes=prefixes,
+            last=last if last >= 0 else None,
             action=action,
             tail=tail,
             wanted_tail=wanted,
+            head=head,
         )
 
     def _tail(self, head: bytes, before: Sequence[bytes], message: Message, digest: bytes) -> bytes:

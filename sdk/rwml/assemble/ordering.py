@@ -11,10 +11,11 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from rwml.assemble.assembler import Assembler, Record
+from rwml.assemble.assembler import Assembler
 from rwml.assemble.completion import Completion
 from rwml.assemble.digests import Digests, Hasher
 from rwml.errors import UsageError
+from rwml.records import HeaderRecord, Record
 from rwml.schema import Fingerprint, Step, Trajectory
 
 _Entry = tuple[Completion, Digests]
@@ -58,7 +59,11 @@ def assemble(
 
 
 def in_order(
-    completions: Iterable[Completion], hasher: Hasher, *, window: int | None
+    completions: Iterable[Completion],
+    hasher: Hasher,
+    *,
+    window: int | None,
+    window_chars: int | None = None,
 ) -> Iterator[_Entry]:
     """Puts completions in order of time, each after the one that it answers.
 
@@ -66,6 +71,7 @@ def in_order(
         completions: in any order.
         hasher: whose digests say what answers what.
         window: how many are held back; None for all of them.
+        window_chars: how many characters of requests are held back; None for any number.
     """
     held = _Held()
     counter = itertools.count()
@@ -80,16 +86,25 @@ def in_order(
             identity = digests.action or digests.request
             place = (now, len(completion.messages), identity, arrival)
         held.push(place, (completion, digests))
-        while window is not None and len(held.waiting) > window:
+        while held.waiting and (
+            (window is not None and len(held.waiting) > window)
+            or (window_chars is not None and held.chars > window_chars)
+        ):
             yield from held.pop()
     while held.waiting:
         yield from held.pop()
 
 
 class _Held:
-    """Entries that are held back, by time and by what answers what."""
+    """Entries that are held back, by time and by what answers what.
+
+    Attributes:
+        waiting: their places; of some the entry was taken before.
+        chars: of their requests.
+    """
 
     def __init__(self) -> None:
+        self.chars = 0
         self.waiting: list[_Place] = []
         self._entries: dict[_Place, _Entry] = {}
         self._places: dict[bytes, _Place] = {}
@@ -97,6 +112,7 @@ class _Held:
     def push(self, place: _Place, entry: _Entry) -> None:
         heapq.heappush(self.waiting, place)
         self._entries[place] = entry
+        self.chars += _chars(entry)
         action = entry[1].action
         if action is not None:
             # of several that are equal the earliest counts, as without this
@@ -111,10 +127,15 @@ class _Held:
             if entry is None:
                 break
             taken.append(entry)
+            self.chars -= _chars(entry)
             if entry[1].action is not None and self._places.get(entry[1].action) == place:
                 del self._places[entry[1].action]
             place = None if entry[1].parent is None else self._places.get(entry[1].parent)
         return taken[::-1]
+
+
+def _chars(entry: _Entry) -> int:
+    return sum(len(message.content or "") for message in entry[0].messages)
 
 
 @dataclass
@@ -142,8 +163,8 @@ def _assemble(
 
 
 def _collect(collected: dict[str, _Collected], record: Record) -> None:
-    if isinstance(record, Trajectory):
-        found = collected.setdefault(record.id, _Collected(header=record))
-        found.header = record
+    if isinstance(record, HeaderRecord):
+        header = record.trajectory
+        collected.setdefault(header.id, _Collected(header=header)).header = header
     else:
-        collected[record[0]].steps[record[1].index] = record[1]
+        collected[record.trajectory_id].steps[record.step.index] = record.step
