@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ pytest.importorskip("litellm")
 import litellm as real_litellm
 
 import rwml
+from rwml.correlation import correlation_headers, read_headers
 from rwml.schema import Usage
 from rwml_adapters.litellm import RWMLLogger, instrument
 from rwml_adapters.litellm.logger import _CALLBACK_LISTS
@@ -36,7 +38,14 @@ class Endpoint(ThreadingHTTPServer):
 
     daemon_threads = True
     failures = 0
-    asked = 0
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.headers: list[dict[str, str]] = []
+
+    @property
+    def asked(self) -> int:
+        return len(self.headers)
 
     @property
     def url(self) -> str:
@@ -51,10 +60,13 @@ class Answers(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked += 1
+        self.server.headers.append({k.lower(): v for k, v in self.headers.items()})
         if self.server.failures:
             self.server.failures -= 1
             self.send_error(500)
+            return
+        if self.path.endswith("/responses"):
+            self._respond(body)
             return
         last = body["messages"][-1]
         if last["role"] == "user":
@@ -68,9 +80,34 @@ class Answers(BaseHTTPRequestHandler):
         if body.get("stream"):
             self._stream(message, about, usage)
             return
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop", "token_ids": [7, 8]}
+        tokens = [{"token": t, "logprob": -0.5, "bytes": [], "top_logprobs": []} for t in "ab"]
+        choice["logprobs"] = {"content": tokens}
         reply = {**about, "object": "chat.completion", "choices": [choice], "usage": usage}
         self._send("application/json", json.dumps(reply).encode())
+
+    def _respond(self, body: Any) -> None:
+        name = f"n{self.server.asked}"
+        item: Any = {"type": "function_call", "id": f"fc_{name}", "call_id": f"call_{name}"}
+        item |= {"name": "look", "arguments": '{"at": "x"}', "status": "completed"}
+        reply: Any = {
+            "id": f"resp_{name}",
+            "object": "response",
+            "created_at": 1,
+            "model": "tiny-1",
+        }
+        reply |= {"status": "completed", "output": [item], "tools": [], "metadata": {}}
+        reply |= {"parallel_tool_calls": True, "tool_choice": "auto", "error": None}
+        if not body.get("stream"):
+            self._send("application/json", json.dumps(reply).encode())
+            return
+        kinds = {"response.created": {**reply, "output": []}, "response.completed": reply}
+        events = [
+            {"type": kind, "response": inner, "sequence_number": place}
+            for place, (kind, inner) in enumerate(kinds.items())
+        ]
+        text = "".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in events)
+        self._send("text/event-stream", text.encode())
 
     def _stream(self, message: Any, about: Any, usage: Any) -> None:
         pieces: list[Any] = [{"role": "assistant", "content": ""}]
@@ -323,11 +360,115 @@ def test_what_is_no_chat_or_hidden_is_left_alone(recorded: Recorded, endpoint: E
     wire = {"call_type": "embedding", "messages": [QUESTION]}
     now = datetime.now(UTC)
     recorded.logger.log_success_event(wire, None, now, now)
+    recorded.logger.log_success_event(wire, None, now, now)
     hidden = [{"role": "user", "content": "redacted-by-litellm"}]
     recorded.logger.log_success_event(
         {"call_type": "completion", "messages": hidden}, None, now, now
     )
     assert recorded.after(0) == []
+    assert recorded.logger.skipped == {"embedding": 2, "message logging is off": 1}
+
+
+def test_tokens_are_kept_when_the_observation_comes(recorded: Recorded, endpoint: Endpoint) -> None:
+    run(endpoint)
+    (found,) = recorded.after(2)
+    assert [(s.token_ids, s.logprobs) for s in found.steps] == [((7, 8), (-0.5, -0.5))] * 2
+
+
+def test_tenants_and_users_are_kept_apart_and_named(recorded: Recorded, endpoint: Endpoint) -> None:
+    run(endpoint, metadata={"tenant": "acme"})
+    run(endpoint, metadata={"tenant": "globex"}, litellm_session_id="one")
+    run(endpoint, user="somebody")
+    found = recorded.after(6)
+    for trajectory in found:
+        check(trajectory)
+    assert sorted(json.dumps(t.metadata, sort_keys=True) for t in found) == [
+        '{"tenant": "acme"}',
+        '{"tenant": "globex", "thread_id": "one"}',
+        '{"user": "somebody"}',
+    ]
+
+
+def test_a_routers_fallback_is_one_step(recorded: Recorded, endpoint: Endpoint) -> None:
+    parameters = {"model": "openai/tiny", "api_base": endpoint.url, "api_key": "none"}
+    router = litellm.Router(
+        model_list=[
+            {"model_name": "first", "litellm_params": {**parameters, "max_retries": 0}},
+            {"model_name": "second", "litellm_params": parameters},
+        ],
+        fallbacks=[{"first": ["second"]}],
+        num_retries=0,
+    )
+    endpoint.failures = 1
+    router.completion("first", [QUESTION])
+    wait(lambda: recorded.logger.stats.completions - recorded.logger.stats.failed == 1)
+    assert recorded.recorder.flush(30)
+    (found,) = recorded.store.trajectories()
+    (step,) = found.steps
+    assert step.metadata["model_group"] == "second"
+
+
+def test_an_answer_from_the_cache_is_the_same_step(
+    recorded: Recorded, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(litellm, "cache", litellm.Cache(type="local"))
+    for _ in range(2):
+        ask(endpoint, [QUESTION], caching=True)
+    (found,) = recorded.after(2)
+    assert endpoint.asked == 1
+    assert len(found.steps) == 1
+    assert recorded.logger.stats.duplicates == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_responses_go_on_from_the_one_before(
+    recorded: Recorded, endpoint: Endpoint, stream: bool
+) -> None:
+    def respond(new: Any, **more: Any) -> Any:
+        about = {"api_base": endpoint.url, "api_key": "none", "instructions": "s"}
+        answer = litellm.responses(input=new, model="openai/tiny", stream=stream, **about, **more)
+        if stream:
+            answer = list(answer)[-1].response
+        return answer
+
+    first = respond("q")
+    wait(lambda: recorded.logger.stats.completions >= 1)
+    call_id = first.output[0].call_id
+    result = {"type": "function_call_output", "call_id": call_id, "output": "found"}
+    respond([result], previous_response_id=first.id)
+    stats = recorded.logger
+    wait(lambda: stats.stats.completions - stats.stats.duplicates == 2)
+    assert recorded.recorder.flush(30)
+    (found,) = recorded.store.trajectories()
+    assert [(m.role, m.content) for m in found.initial] == [("system", "s"), ("user", "q")]
+    assert [(m.tool_call_id, m.content) for m in found.steps[0].observation] == [(call_id, "found")]
+    assert found.steps[0].action.tool_calls[0].arguments == {"at": "x"}
+    assert len(found.steps) == 2
+
+
+def test_asynchronous_calls_tell_a_gateway_of_ones_own_who_records_them(
+    tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send(**more: Any) -> None:
+        asyncio.run(aask(endpoint, [QUESTION], **more))
+
+    monkeypatch.setenv("RWML_GATEWAY", f"{endpoint.url}/")
+    with rwml.Recorder(store=f"sqlite:///{tmp_path / 'rwml.db'}") as recorder:
+        undo = instrument(recorder)
+        send(extra_headers={"x-other": "kept"})
+        expected = read_headers(correlation_headers(recorder))
+        undo()
+        send()
+        monkeypatch.setenv("RWML_GATEWAY", "http://127.0.0.1:1")
+        undo = instrument(recorder)
+        send()
+        undo()
+    first, second, third = map(read_headers, endpoint.headers)
+    assert first is not None
+    assert expected is not None
+    assert first.store == expected.store
+    assert endpoint.headers[0]["x-other"] == "kept"
+    assert second is third is None
 
 
 def test_a_broken_recorder_is_not_the_callers_problem(
@@ -354,6 +495,23 @@ def test_undo_leaves_litellm_as_it_was(recorded: Recorded, endpoint: Endpoint) -
     assert logger.stats.completions == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forks_child_records_on_its_own(recorded: Recorded, endpoint: Endpoint) -> None:
+    ask(endpoint, [QUESTION])
+    recorded.after(1)
+    logger, now = recorded.logger, datetime.now(UTC)
+    answer = litellm.ModelResponse(choices=[{"message": {"role": "assistant", "content": "a"}}])
+    asked = {"call_type": "completion", "messages": [{"role": "user", "content": "child"}]}
+    with logger._lock:  # as if another thread had it
+        child = os.fork()
+        if child == 0:
+            logger.log_success_event(asked, answer, now, now)
+            is_whole = recorded.recorder.flush(30) and logger.stats.completions == 1
+            os._exit(0 if is_whole else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert {t.initial[0].content for t in recorded.store.trajectories()} == {"q", "child"}
+
+
 @pytest.mark.parametrize("mode", ["sync", "async", "stream", "astream"])
 def test_a_call_through_langchain_is_one_step(
     recorded: Recorded, endpoint: Endpoint, mode: str
@@ -365,7 +523,7 @@ def test_a_call_through_langchain_is_one_step(
     taken: list[Any] = []
     covers = recorded.recorder.outer_calls.covers
 
-    def watch(*args: Any, **kwargs: Any) -> bool:
+    def watch(*args: Any, **kwargs: Any) -> str | None:
         taken.append(covers(*args, **kwargs))
         return taken[-1]
 
@@ -394,9 +552,12 @@ def test_a_call_through_langchain_is_one_step(
         wait(lambda: len(taken) == 2)
     finally:
         undo()
-    assert taken == [True, False]
-    found = recorded.after(1)
-    assert sorted(t.source for t in found) == ["langgraph", "litellm"]
+    assert [name is None for name in taken] == [False, True]
+    outer, inner = sorted(recorded.after(1), key=lambda t: t.source)
+    assert (outer.source, inner.source) == ("langgraph", "litellm")
+    if mode in ("sync", "async"):  # in a stream LiteLLM gives no token ids
+        assert outer.steps[0].token_ids == (7, 8)
+    assert outer.steps[0].model
 
 
 def test_recording_starts_when_the_program_imports_litellm(tmp_path: Path) -> None:
@@ -425,3 +586,30 @@ def test_recording_starts_when_the_program_imports_litellm(tmp_path: Path) -> No
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["['RWMLLogger']", "[] []"]
+
+
+def test_what_litellm_has_not_told_of_at_the_end_is_recorded(
+    tmp_path: Path, endpoint: Endpoint
+) -> None:
+    code = (
+        "import asyncio, sys, litellm, rwml\n"
+        "rwml.instrument(store=sys.argv[1])\n"
+        "async def ask(number):\n"
+        "    question = [{'role': 'user', 'content': str(number)}]\n"
+        "    about = {'api_base': sys.argv[2], 'api_key': 'none', 'max_retries': 0}\n"
+        "    await litellm.acompletion('openai/tiny', question, **about)\n"
+        "async def main():\n"
+        "    await asyncio.gather(*map(ask, range(20)))\n"
+        "loop = asyncio.new_event_loop()\n"
+        "loop.run_until_complete(main())\n"  # the loop ends with calls that were not told of
+    )
+    url = f"sqlite:///{tmp_path / 'rwml.db'}"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
+    subprocess.run(
+        [sys.executable, "-c", code, url, endpoint.url],
+        check=True,
+        timeout=120,
+        env={**environment, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+    )
+    with rwml.open_store(url, create=False) as store:
+        assert sorted(int(t.initial[0].content or "") for t in store.trajectories()) == [*range(20)]

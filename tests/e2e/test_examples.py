@@ -11,7 +11,8 @@ EXAMPLES = sorted(Path(__file__).resolve().parents[2].glob("examples/*/run.py"))
 
 
 def test_there_are_examples() -> None:
-    assert [path.parent.name for path in EXAMPLES if path.parent.name == "instrument_langgraph"]
+    found = {path.parent.name for path in EXAMPLES}
+    assert {"instrument_langgraph", "record_with_litellm_proxy"} <= found
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.parent.name)

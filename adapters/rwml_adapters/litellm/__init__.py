@@ -1,8 +1,9 @@
-"""Records every chat completion that goes through LiteLLM in this process.
+"""Records every model call that goes through LiteLLM, in this process or in LiteLLM's proxy.
 
 `instrument` is what `rwml.instrument()` finds; ``litellm.callbacks = [RWMLLogger(recorder)]`` does
-the same by hand. It must never raise into the caller nor change what it gets. Importing this
-package is light: litellm loads when the program itself imports it.
+the same by hand; the proxy's config file names `proxy_logger`, which is made when it is first asked
+for. It must never raise into the caller nor change what it gets. Importing this package is light
+and opens nothing: litellm loads when the program itself imports it.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from rwml.extras import require
 if TYPE_CHECKING:
     from rwml_adapters.litellm.logger import RWMLLogger
 
-__all__ = ["RWMLLogger", "instrument"]
+    proxy_logger: RWMLLogger
+
+__all__ = ["RWMLLogger", "instrument", "proxy_logger"]
 
 _PACKAGE = "litellm"
 
 
 def instrument(recorder: rwml.Recorder) -> Callable[[], None]:
-    """Records every LiteLLM chat completion of this process.
+    """Records every LiteLLM model call of this process.
 
     litellm takes seconds to import, so where the program has not imported it, recording starts
     when it does.
@@ -62,9 +65,13 @@ def instrument(recorder: rwml.Recorder) -> Callable[[], None]:
 
 
 def __getattr__(name: str) -> Any:
-    if name != "RWMLLogger":
+    if name not in ("RWMLLogger", "proxy_logger"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     require("litellm", _PACKAGE)
+    if name == "proxy_logger":
+        from rwml_adapters.litellm.proxy import make_proxy_logger
+
+        return make_proxy_logger()
     from rwml_adapters.litellm.logger import RWMLLogger
 
     return RWMLLogger
