@@ -55,7 +55,9 @@ _IBANS = (
 _IBAN_LENGTHS = {entry[:2]: int(entry[2:]) for entry in _IBANS.split()}
 IBAN_COUNTRIES = "|".join(_IBAN_LENGTHS)
 """Country codes that have IBANs."""
-_IBAN = re.compile(rf"(?=[A-Z]{{2}}[0-9]{{2}}){_LOOSE_START}(?:{IBAN_COUNTRIES})[0-9]{{2}}", re.IGNORECASE)
+_IBAN = re.compile(  # the first look is quick
+    rf"(?=[A-Z]{{2}}[0-9]{{2}}){_LOOSE_START}(?:{IBAN_COUNTRIES})[0-9]{{2}}", re.IGNORECASE
+)
 
 _CARD = re.compile(
     rf"""(?=[0-9]){_LOOSE_START}(?<![0-9]\.)(?:
@@ -84,7 +86,8 @@ _PHONES = {
     "national": re.compile(
         rf"""(?=[0-9(]){START}(?<![.\-/#+])(?P<number>
               00[1-9][0-9]{{0,2}}(?:[ .\-/()]{{1,2}}[0-9]{{2,8}}){{2,5}}
-            | (?:1[ .\-])?(?:\([2-9][0-9]{{2}}\)[ ]?|[2-9][0-9]{{2}}[ .\-])[0-9]{{3}}[ .\-][0-9]{{4}}
+            | (?:1[ .\-])?(?:\([2-9][0-9]{{2}}\)[ ]?|[2-9][0-9]{{2}}[ .\-])
+                [0-9]{{3}}[ .\-][0-9]{{4}}
             | 0[1-9](?P<gap>[ .\-])[0-9]{{2}}(?:(?P=gap)[0-9]{{2}}){{3}}
             | \(?0[1-9][0-9]{{0,3}}\)?[ \-/][0-9]{{3,8}}(?:[ \-][0-9]{{2,5}}){{0,2}}
             )(?![0-9A-Za-z_]|[.\-/][0-9])""",

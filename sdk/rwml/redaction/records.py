@@ -32,8 +32,13 @@ DENIED = "<DENIED>"
 class Hider(Protocol):
     """Hides values; told the name that a text stands behind, where there is one."""
 
-    secrets: bool
-    """Whether what stands behind the name of a secret is hidden."""
+    def may_hold(self, text: str) -> bool:
+        """Whether hiding could change a text that has no telling name; never wrongly False."""
+        ...
+
+    def is_telling(self, name: str) -> bool:
+        """Whether a name says that what stands behind it is hidden."""
+        ...
 
     def hide(self, text: str, *, name: str = "", allowed: bool = False) -> str:
         """A text; `allowed` where only secrets are hidden."""
@@ -64,6 +69,9 @@ class Spot(NamedTuple):
     name: str = ""
     allowed: bool = False
     denied: bool = False
+
+
+_NO_STATES = (NOWHERE, NOWHERE)
 
 
 class Walk:
@@ -163,24 +171,32 @@ class Walk:
             plan, name = spot.plan.fields.get(key, OPEN), ""
         else:
             plan, name = OPEN, key
-        if spot.states == (NOWHERE, NOWHERE):
+        if spot.states == _NO_STATES:
             return Spot(plan, spot.states, name, spot.allowed, spot.denied)
         return self._marked(spot._replace(plan=plan, name=name, states=self._next(spot, key)))
 
     def item(self, spot: Spot, place: int) -> Spot:
         """Where an item of a list is: what a name says, it says of all of them."""
         plan = spot.plan.items if spot.plan.items is not None else OPEN
-        if spot.states == (NOWHERE, NOWHERE):
+        if spot.states == _NO_STATES:
             return spot if plan is spot.plan else spot._replace(plan=plan)
         return self._marked(spot._replace(plan=plan, states=self._next(spot, str(place))))
 
     def _object(self, value: dict[str, JsonValue], spot: Spot) -> JsonValue:
         clean: dict[str, JsonValue] = {}
-        known = spot.plan.fields if spot.plan.part is Part.FIELDS else None
+        known = spot.plan.fields
+        is_plain = spot.states == _NO_STATES and not spot.denied
+        may_hold, is_telling = self._hider.may_hold, self._hider.is_telling
         self.trail.append("")
         for key, item in value.items():
+            # Nearly all of a record goes this way, so it comes before all else.
+            if is_plain and (type(item) is not str or not may_hold(item)):
+                is_leaf = not isinstance(item, dict | list)
+                if is_leaf and (key in known or not (is_telling(key) or may_hold(key))):
+                    clean[key] = item
+                    continue
             below = self.child(spot, key)
-            name = key if known and key in known else self.key(key, below, clean)
+            name = key if key in known else self.key(key, below, clean)
             self.trail[-1] = name
             clean[name] = item if below.plan is STRUCTURE else self.value(item, below)
         self.trail.pop()
@@ -211,7 +227,14 @@ class CallableHider:
 
     def __init__(self, redact: Redactor | None) -> None:
         self._redact = redact
-        self.secrets = redact is not None
+
+    def may_hold(self, text: str) -> bool:
+        """Nobody knows what a function changes."""
+        return True
+
+    def is_telling(self, name: str) -> bool:
+        """Whether it is the name of a secret."""
+        return is_secret_name(name)
 
     def hide(self, text: str, *, name: str = "", allowed: bool = False) -> str:
         """A text; what stands behind the name of a secret goes whole."""

@@ -92,7 +92,6 @@ class RedactionSession:
     ) -> None:
         if not isinstance(key, bytes) or not 1 <= len(key) <= KEY_BYTES:
             raise UsageError(f"the key of pseudonyms is 1 to {KEY_BYTES} bytes")
-        self.secrets = rules.secrets
         self._rules = rules
         self._key = key
         self._known = known
@@ -142,9 +141,17 @@ class RedactionSession:
         new, self._new = self._new, {}
         return new
 
+    def may_hold(self, text: str) -> bool:
+        """See `rwml.redaction.records.Hider`."""
+        return self._cleaner.may_hold(text)
+
+    def is_telling(self, name: str) -> bool:
+        """See `rwml.redaction.records.Hider`."""
+        return is_secret_name(name) or is_phone_name(name)
+
     def hide(self, text: str, *, name: str = "", allowed: bool = False) -> str:
         """See `rwml.redaction.records.Hider`."""
-        if name and self.secrets and is_secret_name(name) and is_secret_value(name, text):
+        if name and self._rules.secrets and is_secret_name(name) and is_secret_value(name, text):
             clean = self._cleaner.clean(text, allowed=True)
             return self._told(SECRET, text) if is_secret_value(name, clean) else clean
         if self._report is None:
