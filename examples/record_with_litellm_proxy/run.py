@@ -101,7 +101,10 @@ def proxy(*, store: str, upstream: str, key: str, log: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.terminate()  # on SIGTERM the logger writes what it still has
-        process.wait(30)
+        try:
+            process.wait(30)
+        finally:
+            process.kill()
 
 
 def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

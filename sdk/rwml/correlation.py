@@ -58,7 +58,7 @@ def correlation_headers(recorder: Recorder, *, call_id: str | None = None) -> di
     """
     if recorder.takes_nothing:
         return {}
-    mark = store_mark(recorder._store)
+    mark = store_mark(recorder.store)
     return {HEADER: f"{call_id or secrets.token_hex(_ID_BYTES)};store={mark}"}
 
 

@@ -37,7 +37,6 @@ class Count(Protocol):
         """Adds to each by name."""
 
 
-
 class Delivery:
     """Delivers batches. Only for the writer's thread.
 
@@ -67,9 +66,11 @@ class Delivery:
 
     def wait_s(self) -> float | None:
         """Seconds until there is something to do here; None when there is not."""
-        if not self._held and not self._spool:
-            return None
-        return max(0.01, self._next_try - time.monotonic())
+        if self._held or self._spool:
+            return max(0.01, self._next_try - time.monotonic())
+        if self._spool is not None:  # a process may have left something
+            return max(0.01, self._next_adoption - time.monotonic())
+        return None
 
     def deliver(self, batch: Batch) -> None:
         """Takes a batch; afterwards it is written, failed, spooled or held."""

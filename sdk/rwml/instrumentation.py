@@ -16,6 +16,7 @@ from importlib.metadata import entry_points
 from typing import Any, Literal
 
 from rwml.capture import Capture
+from rwml.ending import close_on_sigterm
 from rwml.errors import AdapterError, MissingExtraError, RwmlError, UsageError
 from rwml.recorder import Recorder
 from rwml.redaction import Redactor, redact_secrets
@@ -112,7 +113,7 @@ def instrument(
         raise UsageError(
             "name a store: rwml.instrument(store='sqlite:///rwml.db') or set RWML_STORE"
         )
-    recorder = Recorder(store=target, **_chosen(settings, capture, retention, redact))
+    recorder = Recorder(store=target, **choose_settings(settings, capture, retention, redact))
     try:
         wants_metrics = settings.metrics if metrics is None else metrics
         afterwards = [observe(recorder)] if wants_metrics else []
@@ -120,10 +121,11 @@ def instrument(
     except BaseException:
         recorder.close()
         raise
+    afterwards.append(close_on_sigterm(recorder.close, is_busy=lambda: recorder.is_in_use_here))
     return Instrumentation(recorder=recorder, undo=undo, afterwards=afterwards)
 
 
-def _chosen(
+def choose_settings(
     settings: Settings, capture: Capture | None, retention: Retention | None, redact: Redact
 ) -> dict[str, Any]:
     """What the recorder is told besides the store; what nobody said is left to it."""

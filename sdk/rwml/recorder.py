@@ -62,7 +62,8 @@ class Recorder:
             function that is applied to every string. None stores all as it is.
         capture: what is not recorded at all; None records everything.
         retention: how long, and how much of it, the store keeps; None keeps everything.
-        spool: where records wait on disk while the store is away; None for the usual folder.
+        spool: folder in which records wait on disk while the store is away, which several stores
+            may share; None for the usual one.
         queue_records: bound of the queue, in records.
         queue_bytes: bound of the queue, in bytes that the records keep alive, roughly.
 
@@ -98,7 +99,7 @@ class Recorder:
         self._redact = redact
         self._capture = capture
         self._retention = retention
-        self._spool_folder = spool or spool_folder(self._store)
+        self._spool_folder = spool_folder(self._store, spool)
         self._bounds = (queue_records, queue_bytes)
         self.hasher = Hasher(self._store.key)
         self._start()
@@ -125,6 +126,11 @@ class Recorder:
     def takes_nothing(self) -> bool:
         """Whether it is closed or switched off: there is no need to bring anything."""
         return self._closed
+
+    @property
+    def is_in_use_here(self) -> bool:
+        """Whether this thread is in the middle of recording, as a signal handler may find it."""
+        return self._counters.is_held_here
 
     def trajectory(
         self,

@@ -32,9 +32,14 @@ _PAGE_BYTES = 4096
 _ENDING = ".spool"
 
 
-def spool_folder(store: Store) -> Path:
-    """Where the spool files of a store are: ``RWML_SPOOL``, else beside a SQLite store's file."""
-    named = os.environ.get(SPOOL_VARIABLE)
+def spool_folder(store: Store, base: Path | None = None) -> Path:
+    """Where the spool files of a store are.
+
+    Args:
+        base: a folder that several stores may share; None for ``RWML_SPOOL``, else beside a SQLite
+            store's file, or in the user's state folder.
+    """
+    named = base or os.environ.get(SPOOL_VARIABLE)
     url = store.parsed_url
     if named:
         return Path(named) / state_folder(url).name

@@ -1,33 +1,42 @@
 """The bounded queue between the agent's threads and the one writer.
 
 Putting something takes a microsecond and never waits. It is bounded in number and in bytes; what
-does not fit is refused, and the caller counts it. The writer is woken once after a pause, then
-waits a moment for more, so that an agent's thread hardly ever pays for waking it.
+does not fit is refused, and the caller counts it. The writer waits a moment for more before it
+works, so that an agent's thread hardly ever pays for waking it. A signal handler or a finaliser
+may put something, or wait, in the middle of a put of the same thread: nothing here blocks then.
 """
 
 from __future__ import annotations
 
-import threading
+import contextlib
+import itertools
 import time
-from collections import deque
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from queue import Empty, SimpleQueue
 from typing import Any
-
-Lock = AbstractContextManager[Any]
-"""Reentrant: a signal handler may record, or flush, in the middle of a put."""
 
 LINGER_S = 0.02
 """How long the writer waits for more before it writes less than a full batch (ours)."""
+POLL_S = (0.0005, 0.01)
+"""First and longest pause of somebody who waits for the writer (ours)."""
+
+Lock = AbstractContextManager[Any]
+"""Reentrant, so that a thread never waits for itself."""
+_WAKE = object()
 
 
 class WaitingRecords:
     """A first-in first-out queue with one consumer; everything else may come from any thread.
 
+    What is put is counted by those who put, what is done by the consumer, and neither changes the
+    other's numbers: so no lock is needed between them.
+
     Args:
         items: how many may wait, those that the consumer works on included.
         size: how many bytes they may keep alive together, by what their makers say.
         batch: how many the consumer takes at once.
-        lock: held while the queue changes; whoever counts what was taken holds it too.
+        lock: held while something is put; whoever counts what was taken holds it too.
     """
 
     def __init__(self, *, items: int, size: int, batch: int, lock: Lock) -> None:
@@ -35,34 +44,28 @@ class WaitingRecords:
         self._max_size = size
         self._batch = batch
         self._lock = lock
-        self._done = threading.Condition(lock)  # type: ignore[arg-type]  # an RLock
-        self._wake = threading.Event()
-        self._hurry = threading.Event()
-        self._waiting: deque[tuple[Any, int]] = deque()
-        self._count = 0
-        self._size = 0
-        self._number_put = 0
-        self._number_done = 0
+        self._items: SimpleQueue[Any] = SimpleQueue()  # whose put is reentrant, unlike an Event's
+        self._hurry: SimpleQueue[None] = SimpleQueue()
+        self._numbers = itertools.count(1)
+        self._number_put = self._size_put = 0
+        self._number_done = self._size_done = 0
         self._taken_size = 0
-        self._sleeps = False
         self._is_closed = False
 
     def __len__(self) -> int:
-        return self._count
+        return self._number_put - self._number_done
 
     def put(self, item: Any, size: int) -> bool:
         """Adds an item, if there is room; never waits."""
         with self._lock:
-            is_large = self._size + size > self._max_size and self._count
-            if self._is_closed or self._count >= self._max_items or is_large:
+            waiting = self._number_put - self._number_done
+            if self._is_closed or waiting >= self._max_items:
                 return False
-            self._waiting.append((item, size))
-            self._count += 1
-            self._size += size
-            self._number_put += 1
-            wake, self._sleeps = self._sleeps, False
-        if wake:
-            self._wake.set()
+            if waiting and self._size_put - self._size_done + size > self._max_size:
+                return False
+            self._number_put = next(self._numbers)
+            self._size_put += size
+            self._items.put((item, size))
         return True
 
     def take(self, timeout_s: float | None) -> list[Any]:
@@ -70,48 +73,52 @@ class WaitingRecords:
 
         Only for the consumer.
         """
-        with self._lock:
-            self._sleeps = not self._waiting
-            if self._sleeps:
-                self._wake.clear()
-        if self._sleeps or not self._waiting:
-            self._wake.wait(timeout_s)
-            self._sleeps = False
-        if 0 < len(self._waiting) < self._batch:
-            self._hurry.wait(LINGER_S)
-        with self._lock:
-            number = min(len(self._waiting), self._batch)
-            taken = [self._waiting.popleft() for _ in range(number)]
-            self._taken_size = sum(size for _, size in taken)
-            if not self._waiting:
-                self._hurry.clear()
+        try:
+            first = self._items.get(timeout=timeout_s)
+        except Empty:
+            return []
+        if self._items.qsize() < self._batch - 1 and first is not _WAKE:
+            self.pause(LINGER_S)
+        taken: list[tuple[Any, int]] = []
+        for found in itertools.chain((first,), self._ready()):
+            if found is not _WAKE:
+                taken.append(found)
+                if len(taken) >= self._batch:
+                    break
+        self._taken_size = sum(size for _, size in taken)
         return [item for item, _ in taken]
 
     def done(self, number: int) -> None:
         """The consumer has finished the items that it took last."""
-        with self._lock:
-            self._count -= number
-            self._size -= self._taken_size
-            self._taken_size = 0
-            self._number_done += number
-            self._done.notify_all()
+        self._size_done += self._taken_size
+        self._taken_size = 0
+        self._number_done += number
+
+    def pause(self, timeout_s: float | None) -> None:
+        """Lets the consumer wait until somebody is in a hurry, or time is up."""
+        with contextlib.suppress(Empty):
+            self._hurry.get(timeout=timeout_s)
+            while True:  # one look is enough for all of them
+                self._hurry.get_nowait()
 
     def hurry(self) -> None:
         """Lets the consumer go on at once."""
-        self._hurry.set()
-        self._wake.set()
+        self._hurry.put(None)
+        self._items.put(_WAKE)
 
     def wait_done(self, timeout_s: float) -> bool:
         """Waits until all that was put before this call is finished; False when time ran out."""
         deadline = time.monotonic() + timeout_s
-        with self._lock:
-            wanted = self._number_put
-            while self._number_done < wanted:
-                self.hurry()
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                self._done.wait(min(left, 0.1))  # the consumer may not be there any more
+        wanted = self._number_put
+        pause_s, longest_s = POLL_S
+        if self._number_done < wanted:
+            self.hurry()
+        while self._number_done < wanted:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, longest_s)
         return True
 
     def close(self) -> None:
@@ -122,11 +129,12 @@ class WaitingRecords:
 
     def drain(self) -> list[Any]:
         """Takes out everything that the consumer has not taken, for when it has ended."""
-        with self._lock:
-            left = [item for item, _ in self._waiting]
-            self._waiting.clear()
-            self._count -= len(left)
-            self._number_done += len(left)
-            self._size = self._taken_size
-            self._done.notify_all()
-        return left
+        left = [found for found in self._ready() if found is not _WAKE]
+        self._number_done = self._number_put
+        self._size_done = self._size_put
+        return [item for item, _ in left]
+
+    def _ready(self) -> Iterator[Any]:
+        with contextlib.suppress(Empty):
+            while True:
+                yield self._items.get_nowait()

@@ -90,6 +90,11 @@ class Counters:
                 errors=self.errors,
             )
 
+    @property
+    def is_held_here(self) -> bool:
+        """Whether this thread holds the lock."""
+        return self.lock._is_owned()  # type: ignore[attr-defined]  # as threading.Condition asks it
+
     def add(self, **more: int) -> None:
         """Adds to counters by name."""
         with self.lock:
@@ -138,7 +143,7 @@ class Writer:
         self._preparation = preparation
         self._delivery = delivery
         self._batch = Batch()
-        self._closing = threading.Event()
+        self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="rwml-writer", daemon=True)
 
     @property
@@ -157,7 +162,7 @@ class Writer:
 
     def stop(self, timeout_s: float) -> bool:
         """Lets the thread end when the queue is empty; returns whether it did in time."""
-        self._closing.set()
+        self._is_closing = True
         self._queue.hurry()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -182,18 +187,19 @@ class Writer:
 
     def _run(self) -> None:
         try:
+            self._delivery.retry()  # what others left may be there
             while True:
-                if self._delivery.is_holding and not self._closing.is_set():
-                    self._closing.wait(self._delivery.wait_s())
+                if self._delivery.is_holding and not self._is_closing:
+                    self._queue.pause(self._delivery.wait_s())
                     self._delivery.retry()
                     if self._delivery.is_holding:
                         continue
-                taken = self._queue.take(0.0 if self._closing.is_set() else self._delivery.wait_s())
+                taken = self._queue.take(0.0 if self._is_closing else self._delivery.wait_s())
                 if taken:
                     self._work(taken)
                     self._queue.done(len(taken))
                 self._delivery.retry()
-                if self._closing.is_set() and not len(self._queue):
+                if self._is_closing and not len(self._queue):
                     return
         finally:
             self._delivery.close()

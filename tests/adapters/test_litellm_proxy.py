@@ -185,9 +185,11 @@ class Proxy:
         return answer.json()
 
     def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-        self.process.wait(30)
+        self.process.terminate()
+        try:
+            self.process.wait(DEADLINE_S)
+        finally:
+            self.process.kill()
 
 
 def free_port() -> int:

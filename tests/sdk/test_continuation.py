@@ -194,3 +194,18 @@ def test_a_trajectory_that_is_sampled_out_leaves_nothing(url: str) -> None:
     with open_store(url) as store:
         assert store.stats().trajectories == kept.trajectories
         assert store.stats().steps == 2 * kept.steps
+
+
+def test_a_process_that_knows_less_does_not_take_an_answer_back(url: str) -> None:
+    begin(url)
+    go_on(url, Continuation(TIP, None, REPLY))
+    with Recorder(store=url) as recorder:  # the first process, which heard of no answer
+        known = Step(index=0, action=ANSWER, model="now it is known")
+        recorder.put(StepRecord("first", known, digest=TIP))
+        assert recorder.flush(30)
+    (whole,) = read(url)
+    assert (whole.steps[0].status, whole.steps[0].observation) == ("ok", REPLY)
+    with Recorder(store=url) as recorder:  # by hand, what is recorded counts
+        recorder.record(whole.model_copy(update={"steps": (known,)}))
+        assert recorder.flush(30)
+    assert read(url)[0].steps == (known,)

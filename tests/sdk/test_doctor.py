@@ -18,6 +18,7 @@ from rwml import Message, Recorder, Step, Trajectory, open_store
 from rwml.capture import Capture
 from rwml.diagnosis import count_spooled, diagnose, machine
 from rwml.errors import StoreUnavailableError
+from rwml.spool import spool_folder
 from rwml.testing import FaultyStore, TrajectoryBuilder, make_trajectory
 
 ROOT = Path(__file__).parents[2]
@@ -234,13 +235,13 @@ def test_a_password_is_not_shown(url: str) -> None:
     assert "me:***@host/db" in other.text
 
 
-def test_records_that_wait_for_the_store(rwml, url: str, tmp_path: Path, look: Look) -> None:
+def test_records_that_wait_for_the_store(rwml, url: str, look: Look) -> None:
     with open_store(url) as store:
         faulty = FaultyStore(store, fail=StoreUnavailableError("away"))
-        recorder = Recorder(store=faulty, spool=tmp_path / "rwml.db.spool")
+        recorder = Recorder(store=faulty)
         recorder.record(make_trajectory(1))
         recorder.close()
-    assert count_spooled(tmp_path / "rwml.db.spool") == 5
+        assert count_spooled(spool_folder(store)) == 5
     assert look() == {"trajectories": "error", "spool": "warning"}
     assert "5 records wait in" in rwml("doctor", "--store", url)[1]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import rwml
 from rwml.errors import StoreError, UsageError
-from rwml.instrumentation import _chosen
+from rwml.instrumentation import choose_settings
 from rwml.settings import from_environment, is_disabled
 from rwml.telemetry import observe
 from rwml_adapters.litellm.logger import RWMLLogger
@@ -47,7 +47,8 @@ def make_proxy_logger() -> RWMLLogger:
             "sqlite:////var/lib/rwml/rwml.db (or RWML_DISABLED=1)"
         )
     try:
-        recorder = rwml.Recorder(store=settings.store, **_chosen(settings, None, None, "default"))
+        chosen = choose_settings(settings, None, None, "default")
+        recorder = rwml.Recorder(store=settings.store, **chosen)
     except StoreError as error:
         raise UsageError(f"the proxy's traffic cannot be recorded: {error} (RWML_STORE)") from error
     if settings.metrics:

@@ -164,34 +164,40 @@ def write_batch(connection: Connection, batch: Batch) -> None:
 def _upsert(
     connection: Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]], *, keys: int
 ) -> None:
-    """Writes rows over those of the same key, which is made of their first `keys` columns.
-
-    Rows go in order of their key, so that two writers take their locks in the same order.
-    """
+    """Writes rows over those of the same key, which is made of their first `keys` columns."""
     if not rows:
         return
-    latest = {row[:keys]: row for row in rows}
-    ordered = [latest[key] for key in sorted(latest)] if len(rows) > 1 else list(rows)
-    if connection.dialect.name == "sqlite":  # past SQLAlchemy's processing of values: no need
-        connection.exec_driver_sql(_sqlite_upsert(table), ordered)
+    if connection.dialect.name == "sqlite":  # one after the other, past SQLAlchemy's processing
+        connection.exec_driver_sql(_sqlite_upsert(table), list(rows))
         return
     from sqlalchemy.dialects.postgresql import insert
 
-    statement = insert(table)
+    # In order of their key, so that two writers take their locks in the same order.
+    latest = {row[:keys]: row for row in rows}
+    ordered = [latest[key] for key in sorted(latest)]
     names = [column.name for column in table.columns]
-    values = {name: statement.excluded[name] for name in names[keys:]}
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=names[:keys], set_=values),
-        [dict(zip(names, row, strict=True)) for row in ordered],
-    )
+    rows_by_name = [dict(zip(names, row, strict=True)) for row in ordered]
+    connection.execute(_or_update(insert(table), table), rows_by_name)
 
 
 @functools.cache
 def _sqlite_upsert(table: sa.Table) -> str:
     from sqlalchemy.dialects.sqlite import dialect, insert
 
-    statement = insert(table)
+    return str(_or_update(insert(table), table).compile(dialect=dialect()))
+
+
+def _or_update(statement: Any, table: sa.Table) -> Any:
+    """Completes an INSERT of either database: what is new replaces a row of the same key.
+
+    But an action that waits for its answer does not replace one that has it: another process
+    completed it meanwhile. Recordings by hand, whose steps have no digest, do.
+    """
+    new = statement.excluded
     keys = [column.name for column in table.primary_key]
-    values = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
-    upsert = statement.on_conflict_do_update(index_elements=keys, set_=values)
-    return str(upsert.compile(dialect=dialect()))
+    values = {c.name: new[c.name] for c in table.columns if c.name not in keys}
+    where = None
+    if table is steps:
+        # As text: the values of an IN would become parameters of their own.
+        where = sa.or_(new.digest.is_(None), sa.text("steps.status NOT IN ('ok', 'error')"))
+    return statement.on_conflict_do_update(index_elements=keys, set_=values, where=where)

@@ -55,6 +55,5 @@ def store_files(url: str) -> tuple[Path, ...]:
     if parsed.get_backend_name() != "sqlite":
         return ()
     return tuple(
-        Path(f"{parsed.database}{end}")
-        for end in ("", "-wal", "-shm", "-journal", ".lock", ".key")
+        Path(f"{parsed.database}{end}") for end in ("", "-wal", "-shm", "-journal", ".lock", ".key")
     )
