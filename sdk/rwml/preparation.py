@@ -208,7 +208,7 @@ class Preparation:
         if pending is None:
             with contextlib.suppress(StoreError):
                 pending = self._store.find_pending(continues.digest, continues.tail)
-        if pending is None:
+        if pending is None or _is_answered(batch, pending):
             return
         place = (pending.key, pending.step.index + 1)
         _remember(self._continued, name, place, KEPT_CONTINUED)
@@ -239,10 +239,22 @@ class Preparation:
 
 
 def _in_batch(batch: Batch, digest: bytes | None) -> Pending | None:
-    for row in reversed(batch.steps):
-        if digest is not None and row.digest == digest:
-            return Pending(row.trajectory_id, load(Step, row.body, row.trajectory_id))
-    return None
+    latest = {row[:3]: row for row in batch.steps}
+    found = [row for row in latest.values() if digest is not None and row.digest == digest]
+    if len(found) != 1:
+        return None
+    row = found[0]
+    return Pending(row.trajectory_id, load(Step, row.body, row.trajectory_id))
+
+
+def _is_answered(batch: Batch, pending: Pending) -> bool:
+    """Whether a batch that is not written yet has an answer to an action, or goes on after it."""
+    place = pending.step.index
+    return any(
+        row.trajectory_id == pending.key
+        and (row.step_index > place or (row.step_index == place and row.status != "pending"))
+        for row in batch.steps
+    )
 
 
 def _header_in(batch: Batch, key: str) -> Trajectory | None:

@@ -47,6 +47,8 @@ QUEUE_BYTES = 32 << 20
 """Bytes that they may keep alive, roughly (ours)."""
 RECORD_BYTES = 2_000
 """What a record takes in memory besides its texts, roughly (ours)."""
+POLL_S = 0.01
+"""How often `flush` looks whether the writer has caught up (ours)."""
 CLOSE_TIMEOUT_S = 5.0
 """How long `close` and the exit of the process wait for the writer (ours)."""
 DEFAULT_REDACTION = Redaction()
@@ -221,8 +223,11 @@ class Recorder:
         """
         if self._is_disabled:
             return True
+        deadline = time.monotonic() + timeout_s
         done = self._queue.wait_done(timeout_s)
         self._raise_kept()
+        while done and self._counters.spooled and time.monotonic() < deadline:
+            time.sleep(POLL_S)  # the store was busy, or is away: the writer catches up
         stats = self.stats
         return done and not stats.failed and not stats.spooled and not stats.waiting
 

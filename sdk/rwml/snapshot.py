@@ -149,11 +149,12 @@ class _Snapshot:
 
     def _container(self, value: Any, kind: type, base: Any) -> Any:
         if base is dict:
-            items = dict.copy(value)
-            names = [_exact(key) for key in items]
+            items = list(dict.items(value))  # `dict.copy` asks a subclass for its keys
+            names = [_exact(key) for key, _ in items]
             is_plain = None not in names and _TYPE not in names
             if is_plain and len(set(names)) == len(names):  # two keys may hold the same text
-                return self._inside(value, "dict", 1, self._dict, names, list(items.values()))
+                held = [below for _, below in items]
+                return self._inside(value, "dict", 1, self._dict, names, held)
             return self._inside(value, "dict", 2, self._pairs, items)
         items = list(base.__iter__(value))
         fields = _fields_of_tuple(kind) if base is tuple else None
@@ -215,9 +216,8 @@ class _Snapshot:
             return kept | {_TYPE: "dict", "omitted": len(items) - room}
         return dict(zip(names, taken, strict=True))
 
-    def _pairs(self, items: dict[Any, Any]) -> Any:
-        pairs = self._each([(self.take(key), held) for key, held in items.items()])
-        return {_TYPE: "dict", "items": pairs}
+    def _pairs(self, items: list[tuple[Any, Any]]) -> Any:
+        return {_TYPE: "dict", "items": self._each(items)}
 
     def _bytes(self, value: Any) -> Any:
         with memoryview(value) as view:

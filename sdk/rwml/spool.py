@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import sqlite3
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,7 +87,9 @@ class Spool:
         before = self.records
         held = {path for path, _ in self._files()}
         with contextlib.suppress(OSError):
+            _check_owner(self._folder)  # what somebody else put there is not ours to write
             for path in sorted(self._folder.glob(f"*{_ENDING}")):
+                _check_owner(path)
                 lock = FileLock(f"{path}.lock", timeout=0, mode=0o600)
                 if path in held or not self._try(lock):
                     continue
@@ -109,9 +112,13 @@ class Spool:
             with self._errors(), self._open(path) as connection:
                 query = "select number, records, body from batches order by number limit 1"
                 row = connection.execute(query).fetchone()
-            if row is not None:
+            if row is None:
+                self._delete(path, lock)
+                continue
+            try:
                 return (path, row[0], row[1]), _load(row[2])
-            self._delete(path, lock)
+            except Exception as error:
+                raise SpoolDamagedError((path, row[0], row[1])) from error
         self.records = 0
         return None
 
@@ -130,10 +137,6 @@ class Spool:
             lock.release(force=True)
         self._own, self._adopted = None, []
 
-    def forget_files(self) -> None:
-        """In a forked child: the files are the parent's."""
-        self._own, self._adopted, self.records = None, [], 0
-
     def _files(self) -> list[tuple[Path, FileLock]]:
         return [*self._adopted, *([self._own] if self._own else [])]
 
@@ -141,6 +144,7 @@ class Spool:
         if self._own is None:
             with self._errors():
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _check_owner(self._folder)
                 path = self._folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}{_ENDING}"
                 lock = FileLock(f"{path}.lock", timeout=0, mode=0o600)
                 lock.acquire()
@@ -191,8 +195,35 @@ class Spool:
             raise StoreError(f"the spool cannot be used: {error}") from error
 
 
+class SpoolDamagedError(StoreError):
+    """A batch that cannot be read.
+
+    Attributes:
+        token: for `Spool.remove`.
+        records: how many it should hold.
+    """
+
+    def __init__(self, token: tuple[Path, int, int]) -> None:
+        super().__init__(f"a batch in the spool file {token[0].name} cannot be read")
+        self.token = token
+        self.records = token[2]
+
+
 def _count(connection: sqlite3.Connection) -> int:
     return int(connection.execute("select coalesce(sum(records), 0) from batches").fetchone()[0])
+
+
+def _check_owner(path: Path) -> None:
+    """Refuses what is another user's, a link, or open to others.
+
+    Raises:
+        OSError: it is.
+    """
+    found = path.lstat()
+    is_ours = not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
+    is_private = os.name != "posix" or not stat.S_IMODE(found.st_mode) & 0o022
+    if stat.S_ISLNK(found.st_mode) or not is_ours or not is_private:
+        raise PermissionError(f"{path} is not this user's alone")
 
 
 def _dump(batch: Batch) -> str:
@@ -200,18 +231,20 @@ def _dump(batch: Batch) -> str:
         return value.hex()
 
     return json.dumps(
-        [batch.headers, batch.cuts, batch.steps, batch.names, batch.touched], default=encode
+        [batch.made_at, batch.headers, batch.cuts, batch.steps, batch.names, batch.touched],
+        default=encode,
     )
 
 
 def _load(body: str) -> Batch:
-    headers, cuts, steps, names, touched = json.loads(body)
+    made_at, headers, cuts, steps, names, touched = json.loads(body)
     return Batch(
         headers=[HeaderRow(*row) for row in headers],
         cuts=cuts,
         steps=[StepRow._make([*row[:6], _bytes(row[6]), _bytes(row[7]), row[8]]) for row in steps],
         names=[NameRow(owner, bytes.fromhex(digest), name) for owner, digest, name in names],
         touched=touched,
+        made_at=made_at,
     )
 
 

@@ -209,3 +209,24 @@ def test_a_process_that_knows_less_does_not_take_an_answer_back(url: str) -> Non
         recorder.record(whole.model_copy(update={"steps": (known,)}))
         assert recorder.flush(30)
     assert read(url)[0].steps == (known,)
+
+
+def test_of_two_actions_that_look_alike_neither_gets_the_answer(url: str) -> None:
+    begin(url)
+    begin(url, name="other")
+    go_on(url, Continuation(TIP, None, REPLY))
+    assert [(t.id, len(t.steps)) for t in read(url)] == [("first", 1), ("other", 1), ("second", 1)]
+
+
+def test_two_answers_in_one_batch_are_two_trajectories(url: str) -> None:
+    begin(url)
+    with Recorder(store=url) as recorder:
+        for name in ("second", "third"):
+            header = Trajectory(id=name, source="mine", initial=(*HELLO, ANSWER, *REPLY))
+            recorder.put(HeaderRecord(header, continues=Continuation(TIP, None, REPLY)))
+            action = Message(role="assistant", content=name)
+            recorder.put(StepRecord(name, Step(index=0, action=action)))
+        assert recorder.flush(30)
+    first, third = read(url)
+    assert [step.action.content for step in first.steps] == [ANSWER.content, "second"]
+    assert [step.action.content for step in third.steps] == ["third"]

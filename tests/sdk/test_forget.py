@@ -18,7 +18,9 @@ from rwml.exports.manifest import make_origin, read_manifest, write_manifest
 from rwml.exports.rewriting import find_exports, mark_forgotten, remove_rows
 from rwml.files import file_sha256
 from rwml.schema import Provenance
+from rwml.serialisation import LARGE_CHARS, dump
 from rwml.store import Subject, erasure
+from rwml.store.batches import Batch, header_row
 from rwml.testing import make_trajectory
 
 CANARY = "canary-7f3a9c"
@@ -90,6 +92,10 @@ def test_match_finds_a_text_wherever_it_stands(store: Store, text: str) -> None:
     for holder in holders:
         store.add(holder)
     store.add(told("a quoted name, a pattern: 100xx, PLAIN"))
+    said = Message(role="user", content=f"{'x' * LARGE_CHARS} {text}")
+    large = Trajectory(id="large", source="x", initial=(said,))
+    store.write_batch(Batch(headers=[header_row(large, dump(large)[1])]))  # as a recorder has it
+    holders.append(large)
     assert sorted(store.find(Subject(match=text))) == sorted(
         erasure.as_key(holder.id) for holder in holders
     )

@@ -292,7 +292,7 @@ def test_a_store_out_of_reach_is_not_asked_for_each_record_and_catches_up(
         for task in range(1, 6):
             recorder.record(make_trajectory(task))
         away.go.set()
-        assert not recorder.flush(30)
+        assert not recorder.flush(1)
         stats = recorder.stats
         assert (stats.written, stats.failed, stats.waiting) == (0, 0, 0)
         assert stats.spooled == stats.accepted == 30

@@ -21,6 +21,18 @@ SECRETS = {
     "glpat-Zq8vR2xLw9TnB4mKd7Yc": "<API_KEY>",
     "sk_live_Zq8vR2xLw9TnB4mKd7Yc": "<API_KEY>",
     "sk_test_Zq8vR2xLw9TnB4mKd7Yc": "<API_KEY>",
+    "sk-ant-api03-Zq8vR2xLw9TnB4mKd7Yc-Zq8v_AA": "<API_KEY>",
+    "npm_Zq8vR2xLw9TnB4mKd7YcZq8vR2xLw9TnB4mK": "<API_KEY>",
+    "pypi-AgEIcHlwaS5vcmcCJDU3Zq8vR2xLw9TnB4mK": "<API_KEY>",
+    "xoxb-1234567890-Zq8vR2xLw9": "<API_KEY>",
+    "AIzaZq8vR2xLw9TnB4mKd7YcZq8vR2xLw9TnB4m": "<API_KEY>",
+    "ya29.Zq8vR2xLw9TnB4mKd7YcZq8v": "<API_KEY>",
+    "gsk_Zq8vR2xLw9TnB4mKd7YcZq8v": "<API_KEY>",
+    "dckr_pat_Zq8vR2xLw9TnB4mKd7Yc": "<API_KEY>",
+    "SG.Zq8vR2xLw9TnB4mKd7.Zq8vR2xLw9TnB4mKd7": "<API_KEY>",
+    "lsv2_pt_Zq8vR2xLw9TnB4mKd7Yc_0a1b2c": "<API_KEY>",
+    "123456789:AAZq8vR2xLw9TnB4mKd7YcZq8vR2xLw9TnB": "<API_KEY>",
+    "Zq88Q~Zq8vR2xLw9TnB4mKd7YcZq8vR2xLw9Tn": "<API_KEY>",
     "AKIAZQ8VR2XLW9TNB4MK": "<AWS_KEY>",
     "eyJhbGciOiJI.eyJzdWIiOiIx.Zq8vR2xLw9": "<JWT>",
     "-----BEGIN RSA PRIVATE KEY-----\nZq8vR2xLw9TnB4mKd7Yc\n-----END RSA PRIVATE KEY-----": (
@@ -146,6 +158,26 @@ def test_each_kind_is_named(secret: str) -> None:
         ('next_token="token=hunter2"', 'next_token="token=<SECRET>"'),
         ("api_key=sk-proj-Zq8vR2xLw9TnB4mKd7Yc", "api_key=<API_KEY>"),
         ("-----BEGIN PRIVATE KEY-----\ncut off", "<PRIVATE_KEY>"),
+        (
+            '{"private_key_id": "0a1b", "private_key": '
+            '"-----BEGIN PRIVATE KEY-----\\nZq8v\\n-----END PRIVATE KEY-----\\n"}',
+            '{"private_key_id": "<SECRET>", "private_key": "<SECRET>"}',
+        ),
+        ("AccountName=x;AccountKey=Zq8vR2xL==;E=1", "AccountName=x;AccountKey=<SECRET>;E=1"),
+        ("Endpoint=sb://x/;SharedAccessKey=Zq8v=", "Endpoint=sb://x/;SharedAccessKey=<SECRET>"),
+        ("Server=db;UID=sa;PWD=hunter2;", "Server=db;UID=sa;PWD=<SECRET>;"),
+        ("?sv=1&sig=Zq8vR2xLw9TnB4mKd7Yc%3D&se=2", "?sv=1&sig=<SIGNATURE>&se=2"),
+        (
+            "X-Amz-Date=1&X-Amz-Signature=0a1b2c3d4e5f60718293",
+            "X-Amz-Date=1&X-Amz-Signature=<SIGNATURE>",
+        ),
+        ("hooks.slack.com/services/T0/B0/Zq8vR2xLw9TnB4", "hooks.slack.com/services/<WEBHOOK>"),
+        ("bob:hunter2@tcp(db:3306)/app", "<CREDENTIALS>@tcp(db:3306)/app"),
+        ("Set-Cookie: session=Zq8vR2xLw9; Path=/", "Set-Cookie: <COOKIE>"),
+        (r'"log\nsk-proj-Zq8vR2xLw9TnB4mKd7Yc"', r'"log\n<API_KEY>"'),
+        (r'"log\nAuthorization: Bearer abc123"', r'"log\nAuthorization: Bearer <BEARER>"'),
+        ("?to=x%3Dsk-proj-Zq8vR2xLw9TnB4mKd7Yc", "?to=x%3D<API_KEY>"),
+        ('password="' + "a b" * 5000 + '"', 'password="<SECRET>"'),
     ],
 )
 def test_secrets_in_context(text: str, clean: str) -> None:
@@ -175,6 +207,9 @@ def test_secrets_in_context(text: str, clean: str) -> None:
         "Get an API key: https://example.org/keys/2024",
         "a basic understanding of Bearer authentication is needed",
         'password: "<your_password>" secret="****"',
+        "PWD=/home/ann OLDPWD=~/x, storageKey: theme",
+        "a cookie: chocolate, a basic economy ticket, Basic Economy",
+        "disk-usage-of-the-whole-cluster, risk-assessment-2024-results",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:

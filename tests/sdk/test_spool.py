@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from rwml import Recorder, open_store
 from rwml.errors import StoreError
-from rwml.spool import Spool
+from rwml.spool import Spool, spool_folder
 from rwml.store.batches import Batch, NameRow, header_row, step_row
 from rwml.testing import make_trajectory
 
@@ -204,3 +204,52 @@ def test_without_room_on_disk_records_wait_in_bounded_memory(
         assert stats.accepted + stats.dropped == 101 * 5
     with open_store(url) as store:
         assert sum(len(t.steps) + 1 for t in store.trajectories()) == stats.written
+
+
+def test_what_waited_does_not_take_back_what_was_written_since(url: str, tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    old = make_trajectory(1, length=5)
+    late = Batch(headers=[header_row(old)], cuts={old.id: 2})
+    late.steps = [step_row(old.id, step) for step in old.steps]
+    spool.add(late)
+    new = make_trajectory(1, length=3)
+    with open_store(url) as store:
+        store.add(new)
+        _, found = spool.oldest() or (None, Batch())
+        store.write_batch(found, is_late=True)
+        (kept,) = store.trajectories()
+        assert kept.steps[:4] == new.steps
+        assert len(kept.steps) == len(old.steps)  # what the store did not have
+        store.write_batch(found)
+        assert next(store.trajectories()).steps == old.steps[:6]
+
+
+def test_a_batch_that_cannot_be_read_is_counted_and_stops_nothing(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    with open_store(url) as store:
+        folder = spool_folder(store, tmp_path)
+    left = Spool(folder)
+    left.add(batch(1))
+    left.release()
+    (file,) = folder.glob("*.spool")
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("update batches set body = '[1, 2]'")
+    with Recorder(store=url, spool=tmp_path) as recorder:
+        recorder.record(make_trajectory(2))
+        wait_until(lambda: recorder.stats.failed == 5 and recorder.stats.written == 5)
+        assert recorder.stats.spooled == recorder.stats.waiting == 0
+    with open_store(url) as store:
+        assert list(store.trajectories()) == [make_trajectory(2)]
+
+
+def test_files_of_another_user_are_left_alone(tmp_path: Path) -> None:
+    mine = Spool(tmp_path / "spool")
+    mine.add(batch(1))
+    mine.release()
+    (tmp_path / "spool").chmod(0o777)  # anybody could have put them there
+    other = Spool(tmp_path / "spool")
+    assert other.adopt() == 0
+    with pytest.raises(StoreError, match="not this user's alone"):
+        other.add(batch(2))

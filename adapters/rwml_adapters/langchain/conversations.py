@@ -7,14 +7,16 @@ module only says what LangChain knows beside the messages.
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from datetime import UTC, datetime
 from uuid import UUID
 
 import rwml
 from rwml.assemble import Assembler, AssemblyStats, Caller, Completion, Digests, ToolResult
+from rwml.capture import TENANT_KEY
 from rwml.outer_calls import Enrichment
-from rwml.records import Record, StepRecord
+from rwml.records import HeaderRecord, Record, StepRecord
 from rwml.schema import Fingerprint, Message, Provenance
 from rwml_adapters.langchain.calls import Answer, ModelCall, Runs, ToolRun, Where
 from rwml_adapters.langchain.messages import model_of, to_message, to_tools, usage_of
@@ -117,7 +119,9 @@ class Conversations:
     def _read(self, call: ModelCall, answer: Answer | None) -> tuple[Completion, Digests]:
         where = Where(call.metadata)
         thread_id = where.thread_id
-        messages, digests, prefixes = self._history(thread_id, call.messages)
+        # A tenant's histories are its own, with or without a thread.
+        scope = thread_id if where.tenant is None else json.dumps([where.tenant, thread_id])
+        messages, digests, prefixes = self._history(scope, call.messages)
         response = None
         if answer is not None:
             response = to_message(answer.message)
@@ -138,7 +142,7 @@ class Conversations:
             usage=None if answer is None else usage_of(answer),
             started_at=datetime.fromtimestamp(call.started, UTC),
             latency_s=None if answer is None else answer.latency_s,
-            thread_id=thread_id,
+            thread_id=_thread_of(where),
             provenance=_provenance(where, call.runs),
             # A thread id alone is no identity: "1" comes back in every process.
             name=f"{thread_id or root}:{call.name}",
@@ -198,7 +202,25 @@ class Conversations:
                 name = self._told_names.get((record.trajectory_id, record.step.index))
                 if name is not None:
                     self._told[name] = record
+            if isinstance(record, HeaderRecord):
+                record = _with_thread(record)
             self._recorder.put(record)
+
+
+def _thread_of(where: Where) -> str | None:
+    """The thread, apart from other tenants' threads of the same name."""
+    if where.tenant is None or where.thread_id is None:
+        return where.thread_id
+    return json.dumps([where.tenant, where.thread_id])
+
+
+def _with_thread(header: HeaderRecord) -> HeaderRecord:
+    """The header with its thread in place of our scope."""
+    metadata = dict(header.trajectory.metadata)
+    if TENANT_KEY not in metadata or "thread_id" not in metadata:
+        return header
+    metadata["thread_id"] = json.loads(str(metadata["thread_id"]))[1]
+    return header._replace(trajectory=header.trajectory.model_copy(update={"metadata": metadata}))
 
 
 def _tool_result(tool: ToolRun, message: Message, digest: bytes, *, failed: bool) -> ToolResult:
@@ -207,7 +229,7 @@ def _tool_result(tool: ToolRun, message: Message, digest: bytes, *, failed: bool
         message=message,
         digest=digest,
         failed=failed,
-        thread_id=where.thread_id,
+        thread_id=_thread_of(where),
         runs=tool.runs,
         checkpoint_ns=where.checkpoint_ns,
     )
@@ -233,6 +255,6 @@ def _provenance(where: Where, runs: Runs) -> Provenance:
         parent_run_id=str(UUID(int=runs[-2])) if len(runs) > 1 else None,
         node=where.node,
         checkpoint_ns=where.checkpoint_ns,
-        thread_id=where.thread_id,
+        thread_id=_thread_of(where),
         agent_name=where.agent,
     )

@@ -42,6 +42,8 @@ from rwml_adapters.litellm.responses_api import Histories
 logger = logging.getLogger("rwml")
 
 SOURCE = "litellm"
+KEPT_BYTES = 32 << 20
+"""Memory that open trajectories take, roughly (ours)."""
 KEPT_IDS = 10_000
 """Ids of responses that wait for LiteLLM to tell of their call (ours)."""
 WRITE_THROUGH_S = 3.0
@@ -110,6 +112,7 @@ class RWMLLogger(CustomLogger):
             key=self._key,
             source=SOURCE,
             fingerprint=Fingerprint(package="litellm", version=version("litellm")),
+            kept_bytes=KEPT_BYTES,
         )
         self._skipped: Counter[str] = Counter()
         self._histories = Histories()
@@ -118,8 +121,7 @@ class RWMLLogger(CustomLogger):
     @property
     def stats(self) -> AssemblyStats:
         """What became of the completions so far."""
-        with self._lock:
-            return self._assembler.stats
+        return self._assembler.stats
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -259,15 +261,15 @@ class RWMLLogger(CustomLogger):
 
     def _write(self, completion: Completion, tokens: Tokens) -> None:
         known = Enrichment(token_ids=tokens.ids, logprobs=tokens.logprobs)
-        with self._lock:  # records leave in the order in which they were made
-            for record in self._assembler.add(completion):
-                if isinstance(record, StepRecord):
-                    if tokens != Tokens() and record.step.action is completion.response:
-                        self._assembler.improve(record.trajectory_id, known.fill)
-                        record = record._replace(step=known.fill(record.step))
-                    self._recorder.put(record)
-                else:
-                    self._recorder.put(_clean(record))
+        # Only in the writer's thread, which may wait for the store: no lock that a caller takes.
+        for record in self._assembler.add(completion):
+            if isinstance(record, StepRecord):
+                if tokens != Tokens() and record.step.action is completion.response:
+                    self._assembler.improve(record.trajectory_id, known.fill)
+                    record = record._replace(step=known.fill(record.step))
+                self._recorder.put(record)
+            else:
+                self._recorder.put(_clean(record))
 
 
 def _clean(header: HeaderRecord) -> HeaderRecord:

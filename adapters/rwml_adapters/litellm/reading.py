@@ -117,10 +117,17 @@ def read_call(
             response=answer,
             failed_calls=failed,
             usage=asked.usage if place == 0 else None,  # it counts all choices together
+            # Elsewhere an equal call may begin another conversation: its text is no identity.
+            name=_name(asked, place),
         )
         for place, answer in enumerate(answers)
     )
     return Call(completions, read.tokens(len(answers)), caller, forgotten)
+
+
+def _name(asked: Completion, place: int) -> str | None:
+    call_id = None if asked.provenance is None else asked.provenance.run_id
+    return None if call_id is None else f"litellm:{call_id}" + (f":{place}" if place else "")
 
 
 def _reason_to_skip(kind: str, kwargs: Mapping[str, Any]) -> str | None:

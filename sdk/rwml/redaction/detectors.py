@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from rwml.errors import UsageError
 from rwml.extras import require
 from rwml.redaction.edits import PLACEHOLDER
 
@@ -80,13 +79,13 @@ def detect(detector: Detector, text: str) -> list[tuple[int, int, str]]:
     """What a detector finds outside of placeholders: in order, the longest where several overlap.
 
     Raises:
-        UsageError: it names a place that is not in the text.
+        ValueError: it names a place that is not in the text.
     """
     hidden = [match.span() for match in PLACEHOLDER.finditer(text)]
     spans: list[tuple[int, int, str]] = []
     for start, end, kind in detector(text):
         if not 0 <= start <= end <= len(text):
-            raise UsageError("a detector named a place that is not in the text")
+            raise ValueError("a detector named a place that is not in the text")
         for left, right in _outside(start, end, hidden):
             spans.append((left, right, _as_kind(kind)))
     chosen: list[tuple[int, int, str]] = []

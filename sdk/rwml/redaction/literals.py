@@ -19,6 +19,7 @@ from rwml.redaction.texts import PIECE_CHARS
 
 _TOKEN = re.compile(r'[\s,:]*+(?:(?P<mark>["{}\[\]])|(?P<scalar>[^\s,:"{}\[\]]+))')
 _BETWEEN = re.compile(r"[\s,:]*+")
+_SCALAR = re.compile(r"true|false|null|NaN|-?Infinity|[-+0-9.eE]+")
 _NUMBERS = re.compile(r"[-+0-9.eE,\s]++")
 _BRACKET = re.compile(r'["{}\[\]]')
 _HIGH_SURROGATE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\Z")
@@ -74,6 +75,10 @@ class LargeJson:
             else:
                 spot, level.value = level.value, None
                 place = self._value(start, spot)
+        while (gap := _BETWEEN.match(self._body, place, place + PIECE_CHARS)) and gap[0]:
+            place = gap.end()
+        if place < len(self._body):
+            raise ValueError("JSON with something behind it")
         if not self._pieces:
             return self._body
         self._pieces.append(self._body[self._copied :])
@@ -97,7 +102,8 @@ class LargeJson:
         is_open = spot.plan.part in (Part.OPEN, Part.OPEN_OBJECT)
         if spot.denied and is_open and mark != '"':
             end = self._end(start, mark)
-            if not self._body.startswith("null", start):
+            is_empty = mark == "{" and self._next(start + 1)[0] == "}"
+            if not is_empty and not self._body.startswith("null", start):
                 self._write(start, end, json.dumps(self._walk.denied(None, spot)))
             return end
         if mark == '"':
@@ -120,6 +126,7 @@ class LargeJson:
         end = self._end_of_string(start)
         key = self._decode(start, end)
         below = self._walk.child(level.spot, key)
+        self._walk.trail[-1] = ""
         is_field = level.spot.plan.part is Part.FIELDS and key in level.spot.plan.fields
         clean = key if is_field else self._walk.key(key, below, level.taken)
         level.taken.add(clean)
@@ -146,8 +153,10 @@ class LargeJson:
         if mark == '"':
             return self._end_of_string(start)
         if not mark:
-            token = _TOKEN.match(self._body, start, start + PIECE_CHARS)
-            return token.end() if token else start
+            scalar = _SCALAR.match(self._body, start, start + PIECE_CHARS)
+            if scalar is None:
+                raise ValueError("JSON with a word that is none of its own")
+            return scalar.end()
         depth, place = 0, start
         while True:
             bracket = _BRACKET.search(self._body, place, place + PIECE_CHARS)
@@ -181,14 +190,15 @@ class LargeJson:
     def _decode(self, start: int, end: int) -> str:
         if end - start <= PIECE_CHARS:
             return json.loads(self._body[start:end], strict=False)
-        parts: list[str] = []
+        text = ""
         place = start + 1
         while place < end - 1:
             cut = self._cut(place, min(end - 1, place + PIECE_CHARS), end - 1)
-            parts.append(json.loads(f'"{self._body[place:cut]}"', strict=False))
+            # Grown in place by CPython; to join all in one call takes 25 ms where one is an emoji.
+            text += json.loads(f'"{self._body[place:cut]}"', strict=False)
             place = cut
             time.sleep(0)  # whoever waits for the interpreter's lock gets it
-        return "".join(parts)
+        return text
 
     def _cut(self, place: int, cut: int, end: int) -> int:
         """A place at or before `cut` that is not inside of an escape, nor between two that pair."""

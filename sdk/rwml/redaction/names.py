@@ -33,10 +33,12 @@ _ASSIGNMENT = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _BOUND = 4096
-"""Characters of a value that are looked at to tell whether it is a secret (ours)."""
+"""Characters of a quoted value that are looked at to tell whether it is a secret (ours)."""
+_BARE_BOUND = 256
+"""As `_BOUND`, without quotes (ours)."""
 _DOUBLE = rf'(?:[^"\\\n]|\\.){{1,{_BOUND}}}+'
 _SINGLE = rf"(?:[^'\\\n]|\\.){{1,{_BOUND}}}+"
-_BARE = rf"""(?:[^\s"'`&,;<>\\]|\\(?![nrtu"'\\])){{1,{_BOUND}}}+"""
+_BARE = rf"""(?:[^\s"'`&,;<>\\]|\\(?![nrtu"'\\])){{1,{_BARE_BOUND}}}+"""
 _VALUE = re.compile(
     rf"""
       [bfru]{{0,2}}"(?P<double>{_DOUBLE})
@@ -106,7 +108,7 @@ def _is_secret_ending(ending: str) -> bool:
 
 def _is_cut(value: re.Match[str], kind: str) -> bool:
     """Whether the pattern stopped at its bound: an escape counts once and has two characters."""
-    return len(value[kind]) >= _BOUND
+    return len(value[kind]) >= (_BARE_BOUND if kind == "bare" else _BOUND)
 
 
 def _end_of_value(text: str, value: re.Match[str], kind: str) -> int:

@@ -19,6 +19,7 @@ from rwml.content import well_formed
 from rwml.redaction.names import SECRET, is_secret_name, is_secret_value
 from rwml.redaction.paths import NOWHERE, Paths, States
 from rwml.redaction.plans import OPEN, STRUCTURE, Part, Plan, plan_of
+from rwml.schema import Step
 
 Redactor = Callable[[str], str]
 """Takes a text and returns it without what must not be stored."""
@@ -95,6 +96,7 @@ class Walk:
         self._hider = hider
         self._allow = allow
         self._deny = deny
+        self._step = plan_of(Step)
         self.trail: list[str] = [] if trail is None else trail
         self.is_changed = False
         """Whether anything was changed since it was last set to False."""
@@ -118,7 +120,7 @@ class Walk:
         if value is None or spot.plan.part is Part.STRUCTURE:
             return value
         if spot.denied and spot.plan.part in (Part.OPEN, Part.OPEN_OBJECT):
-            return self.denied(value, spot)
+            return self.denied(value, spot) if value != {} else value  # nothing is in there
         if isinstance(value, dict):
             return self._object(value, spot)
         if isinstance(value, list):
@@ -178,9 +180,14 @@ class Walk:
     def item(self, spot: Spot, place: int) -> Spot:
         """Where an item of a list is: what a name says, it says of all of them."""
         plan = spot.plan.items if spot.plan.items is not None else OPEN
-        if spot.states == _NO_STATES:
+        is_step = plan is self._step and (self._allow is not None or self._deny is not None)
+        if spot.states == _NO_STATES and not is_step:
             return spot if plan is spot.plan else spot._replace(plan=plan)
-        return self._marked(spot._replace(plan=plan, states=self._next(spot, str(place))))
+        allow, deny = self._next(spot, str(place))
+        if is_step:  # paths may also begin at a step
+            allow |= self._allow.at_root if self._allow else NOWHERE
+            deny |= self._deny.at_root if self._deny else NOWHERE
+        return self._marked(spot._replace(plan=plan, states=(allow, deny)))
 
     def _object(self, value: dict[str, JsonValue], spot: Spot) -> JsonValue:
         clean: dict[str, JsonValue] = {}
@@ -192,10 +199,13 @@ class Walk:
             # Nearly all of a record goes this way, so it comes before all else.
             if is_plain and (type(item) is not str or not may_hold(item)):
                 is_leaf = not isinstance(item, dict | list)
-                if is_leaf and (key in known or not (is_telling(key) or may_hold(key))):
+                if is_leaf and (
+                    key in known or not (is_telling(key) or may_hold(key) or key in clean)
+                ):
                     clean[key] = item
                     continue
             below = self.child(spot, key)
+            self.trail[-1] = ""  # what is found in the key itself is found here
             name = key if key in known else self.key(key, below, clean)
             self.trail[-1] = name
             clean[name] = item if below.plan is STRUCTURE else self.value(item, below)

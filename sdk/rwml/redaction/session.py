@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
+from rwml.content import well_formed
 from rwml.errors import RedactionError, UsageError
 from rwml.redaction.edits import Edit, apply_edits
 from rwml.redaction.failures import describe
@@ -40,6 +41,7 @@ KEY_BYTES = 64
 
 _NUMBERED = re.compile(r"<([A-Z][A-Z0-9_]{0,60}?)_([0-9]{1,6})>")
 _FIRST_KEY = re.compile(r'\s*\{\s*"([a-z_]+)"\s*:\s*([0-9]*)')
+_HIDDEN_ID = re.compile(r"(.*<[A-Z][A-Z0-9_]{0,60}>.*)-[0-9a-f]{12}", re.DOTALL)
 _Result = TypeVar("_Result")
 
 
@@ -165,8 +167,11 @@ class RedactionSession:
 
     def hide_id(self, text: str, *, allowed: bool = False) -> str:
         """See `rwml.redaction.records.Hider`."""
-        clean = self._id_cleaner.clean(text, allowed=allowed)
-        if clean == text:
+        text = well_formed(text)
+        hidden = _HIDDEN_ID.fullmatch(text)
+        own = hidden[1] if hidden else text  # what was hidden before stays as it is
+        clean = self._id_cleaner.clean(own, allowed=allowed)
+        if clean == own:
             return text
         return self._told(f"{clean}-{self._digest('ID', text).hex()[:12]}", text, kind="ID")
 
@@ -177,18 +182,18 @@ class RedactionSession:
 
     def _json(self, body: str, model: type[BaseModel] | None) -> str:
         self._numbers.reserve(body)
-        plan, step = _what(body) if model is None else (plan_of(model), None)
+        plan, step = _what(body, model)
         self._walk.is_changed = False
         self._walk.trail.clear()
         root = self._walk.root(plan, step=step)
         if len(body) > LARGE_CHARS:
             return LargeJson(body, self._walk).clean(root)
         try:
-            value = from_json(body, allow_inf_nan=False)
+            value = from_json(body)
         except ValueError:  # lone surrogates are spelled in it
             value = json_text.loads(body)
         clean = self._walk.value(value, root)
-        return to_json(clean, inf_nan_mode="strings").decode() if self._walk.is_changed else body
+        return to_json(clean, inf_nan_mode="constants").decode() if self._walk.is_changed else body
 
     def _make_cleaner(self, name: Callable[[str, str], str]) -> TextCleaner:
         rules = self._rules
@@ -203,8 +208,6 @@ class RedactionSession:
     def _safely(self, work: Callable[[], _Result]) -> _Result:
         try:
             return work()
-        except UsageError:
-            raise
         except Exception as error:  # noqa: BLE001 - whatever it quotes must not get further
             reason = describe(error)
         raise RedactionError(f"a record could not be redacted: {reason}")
@@ -247,16 +250,18 @@ class RedactionSession:
 
     def _tell(self, edit: Edit, value: str, before: str, after: str) -> None:
         if self._report is not None:
-            masked = f"{value[:1]}… ({len(value)} characters)" if value else ""
-            path = ".".join(self._walk.trail)
+            masked = f"{value[:1]}... ({len(value)} characters)" if value else ""
+            path = ".".join(part for part in self._walk.trail if part)
             self._report(Finding(path, edit.kind, edit.replacement, masked, before, after))
 
 
-def _what(body: str) -> tuple[Plan, str | None]:
-    """The plan of a stored body, and the index of a step; both begin with a key of their own."""
+def _what(body: str, model: type[BaseModel] | None) -> tuple[Plan, str | None]:
+    """The plan of a body, and the index of a step; stored bodies begin with a key of their own."""
     first = _FIRST_KEY.match(body)
-    if first and first[1] in plan_of(Step).fields and first[1] not in plan_of(Trajectory).fields:
-        return plan_of(Step), first[2] if first[1] == "index" else ""
-    if first and first[1] in plan_of(Trajectory).fields:
-        return plan_of(Trajectory), None
-    return OPEN, None
+    key, number = first.groups() if first else ("", "")
+    steps, trajectories = plan_of(Step), plan_of(Trajectory)
+    if model is Step or (model is None and key in steps.fields.keys() - trajectories.fields.keys()):
+        return steps, number if key == "index" else ""
+    if model is not None:
+        return plan_of(model), None
+    return trajectories if key in trajectories.fields else OPEN, None

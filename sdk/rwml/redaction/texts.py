@@ -19,7 +19,7 @@ from rwml.redaction.folding import fold_edits
 from rwml.redaction.hints import NUMBERS, SECRETS, hint
 from rwml.redaction.names import SECRET
 from rwml.redaction.personal import Finder, find_cards, find_emails, find_ibans, find_phones
-from rwml.redaction.secrets import SECRET_PASSES
+from rwml.redaction.secrets import ROUNDS, SECRET_PASSES
 
 PIECE_CHARS = 32 * 1024
 """Characters that one call of a pattern looks at: a few milliseconds at most (ours)."""
@@ -27,8 +27,6 @@ OVERLAP_CHARS = 8 * 1024
 """Characters of a piece that the next one looks at again; a longer match is followed (ours)."""
 CONTEXT_CHARS = 256
 """Characters before a piece that tell what stands there (ours)."""
-ROUNDS = 8
-"""How often a text is cleaned until nothing is found; a text that needs more is hidden (ours)."""
 
 Namer = Callable[[str, str], str]
 """Gives a kind and a value its pseudonym."""
@@ -70,13 +68,12 @@ class TextCleaner:
         self._name = name
         self._hint = record_hint(secrets=secrets, personal=personal)
         self._hint_besides_email = record_hint(secrets=secrets, personal=personal, email=False)
-        self._tries_all = bool(custom or detectors)
 
     def may_hold(self, text: str) -> bool:
         """Whether cleaning a text could change it; quick, and never wrongly False."""
-        if self._tries_all or len(text) > PIECE_CHARS:
+        if len(text) > PIECE_CHARS or not (text.isascii() or well_formed(text) is text):
             return True
-        return not (text.isascii() or well_formed(text) is text) or self._hint(text)
+        return self._may_find(text)
 
     def clean(self, text: str, *, allowed: bool = False) -> str:
         """The text without what must not be stored; the same object where nothing is found.
@@ -105,7 +102,7 @@ class TextCleaner:
         edits: list[Edit] = []
         current = text
         for _ in range(ROUNDS):
-            if not self._tries_all and not self._hint(current):
+            if not self._may_find(current):
                 return edits
             found = self._find(current, allowed) or self._find_folded(current, allowed)
             if not found:
@@ -113,6 +110,13 @@ class TextCleaner:
             edits = compose(edits, found)
             current = apply_edits(current, found)
         return [Edit(0, len(text), SECRET, "SECRET")]
+
+    def _may_find(self, text: str) -> bool:
+        return (
+            self._hint(text)
+            or bool(self._detectors)
+            or any(pattern.search(text) for _, pattern in self._custom)
+        )
 
     def _find(self, text: str, allowed: bool) -> list[Edit]:
         edits: list[Edit] = []

@@ -19,6 +19,9 @@ from rwml.schema import NOT_RECORDED_KEY, Step, Trajectory
 from rwml.store.rows import as_key
 from rwml.store.tables import pseudonyms, steps, trajectories
 
+CHUNK = 500
+"""Keys of one query: below every database's limit of parameters (ours)."""
+
 
 class HeaderRow(NamedTuple):
     """A row of `trajectories`."""
@@ -66,6 +69,7 @@ class Batch:
         steps: of two with one key the last counts.
         names: pseudonyms.
         touched: when trajectories were last added to, in seconds since the epoch, by key.
+        made_at: when the batch was made, likewise.
     """
 
     headers: list[HeaderRow] = field(default_factory=list)
@@ -73,6 +77,7 @@ class Batch:
     steps: list[StepRow] = field(default_factory=list)
     names: list[NameRow] = field(default_factory=list)
     touched: dict[str, float] = field(default_factory=dict)
+    made_at: float = field(default_factory=time.time)
 
     def __len__(self) -> int:
         return len(self.headers) + len(self.steps)
@@ -88,9 +93,11 @@ class Batch:
             names.setdefault(name.trajectory_id, []).append(name)
         for header in self.headers:
             cut = {header.id: self.cuts[header.id]} if header.id in self.cuts else {}
-            yield Batch(headers=[header], cuts=cut, names=names.get(header.id, []))
+            mine = names.get(header.id, [])
+            yield Batch(headers=[header], cuts=cut, names=mine, made_at=self.made_at)
         for step in self.steps:
-            yield Batch(steps=[step], names=names.get(step.trajectory_id, []))
+            mine = names.get(step.trajectory_id, [])
+            yield Batch(steps=[step], names=mine, made_at=self.made_at)
 
 
 def header_row(trajectory: Trajectory, body: str | None = None) -> HeaderRow:
@@ -159,6 +166,36 @@ def write_batch(connection: Connection, batch: Batch) -> None:
         later = sa.update(trajectories).where(mine).values(recorded_at=sa.bindparam("moment"))
         moments = [{"key": key, "moment": at} for key, at in sorted(batch.touched.items())]
         connection.execute(later, moments)
+
+
+def drop_outdated(connection: Connection, batch: Batch) -> Batch:
+    """The batch without what is older than what the store holds of the same trajectory.
+
+    Of such a trajectory only steps remain that the store does not have.
+    """
+    made = {row.id: row.recorded_at for row in batch.headers}
+    keys = sorted(made.keys() | batch.cuts.keys() | {row.trajectory_id for row in batch.steps})
+    newer: set[str] = set()
+    there: set[tuple[str, int, int]] = set()
+    for first in range(0, len(keys), CHUNK):
+        chunk = keys[first : first + CHUNK]
+        query = sa.select(trajectories.c.id, trajectories.c.recorded_at)
+        for row in connection.execute(query.where(trajectories.c.id.in_(chunk))):
+            if row.recorded_at > made.get(row.id, batch.made_at):
+                newer.add(row.id)
+    if newer:
+        columns = (steps.c.trajectory_id, steps.c.step_index, steps.c.attempt)
+        for key in sorted(newer):
+            known = sa.select(*columns).where(steps.c.trajectory_id == key)
+            there |= {tuple(row) for row in connection.execute(known)}  # type: ignore[misc]
+    return Batch(
+        headers=[row for row in batch.headers if row.id not in newer],
+        cuts={key: length for key, length in batch.cuts.items() if key not in newer},
+        steps=[row for row in batch.steps if row[:3] not in there],
+        names=batch.names,
+        touched={key: at for key, at in batch.touched.items() if key not in newer},
+        made_at=batch.made_at,
+    )
 
 
 def _upsert(

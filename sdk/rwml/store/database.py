@@ -24,7 +24,7 @@ from rwml import forking
 from rwml.errors import StoreError, StoreUnavailableError
 from rwml.schema import Step, Trajectory, Transition
 from rwml.store.aggregates import Counts, Stats, count_rows, gather_stats
-from rwml.store.batches import Batch, header_row, step_row, write_batch
+from rwml.store.batches import Batch, drop_outdated, header_row, step_row, write_batch
 from rwml.store.erasure import Forgotten, Subject, find_subject, remove, scrub
 from rwml.store.failures import first_line, is_out_of_reach
 from rwml.store.keys import store_key
@@ -41,6 +41,8 @@ from rwml.store.tables import (
 )
 from rwml.store.urls import shown_url
 
+EAGER_S = 1.0
+"""The same for a recorder that opens its store: the program that starts must not wait (ours)."""
 LOCK_TIMEOUT_S = 60.0
 """How long a write waits for another process's write before it fails (ours)."""
 FORK_TIMEOUT_S = 5.0
@@ -78,7 +80,7 @@ class Store:
         """The store's URL in its parts, password included: not to be shown."""
         return self._engine.url
 
-    def check_version(self, *, create: bool) -> None:
+    def check_version(self, *, create: bool, patience_s: float = LOCK_TIMEOUT_S) -> None:
         """Makes the tables of an empty database; brings an older store up to date.
 
         Args:
@@ -88,7 +90,7 @@ class Store:
             StoreError: the store is newer than this rwml, or is no rwml store.
         """
         # In turn with others: a half-made store must not look like somebody else's.
-        turn = self._lock if create and self._lock else contextlib.nullcontext()
+        turn = self._turn(patience_s) if create else contextlib.nullcontext()
         with self._errors("open"), turn:
             tables = set(sa.inspect(self._engine).get_table_names())
             if schema_info.name not in tables:
@@ -133,13 +135,20 @@ class Store:
         batch.steps = [step_row(as_key(owner), step) for owner, step in steps_by_trajectory]
         self.write_batch(batch)
 
-    def write_batch(self, batch: Batch, *, patience_s: float = LOCK_TIMEOUT_S) -> None:
+    def write_batch(
+        self, batch: Batch, *, patience_s: float = LOCK_TIMEOUT_S, is_late: bool = False
+    ) -> None:
         """Writes rows that were made before, all or nothing; see `write` for the errors.
 
         Args:
             patience_s: how long to wait for other writers, in seconds.
+            is_late: the rows waited elsewhere: what was written since counts more.
         """
-        self._transact(lambda connection: write_batch(connection, batch), patience_s=patience_s)
+
+        def work(connection: Connection) -> None:
+            write_batch(connection, drop_outdated(connection, batch) if is_late else batch)
+
+        self._transact(work, patience_s=patience_s)
 
     def check_later(self) -> None:
         """The store was out of reach: its version is checked before it is used."""
@@ -151,7 +160,7 @@ class Store:
         return store_key(self._engine.url)
 
     def find_pending(self, digest: bytes | None, tail: bytes | None) -> Pending | None:
-        """The pending action that has this digest, else the only one that has this tail."""
+        """The only pending action that has this digest, else the only one that has this tail."""
         with self._reading() as connection:
             return find_pending(connection, digest, tail)
 
@@ -334,7 +343,7 @@ class Store:
             if not self._is_checked:
                 self._is_checked = True
                 try:
-                    self.check_version(create=True)
+                    self.check_version(create=True, patience_s=EAGER_S)
                 except BaseException:
                     self._is_checked = False
                     raise

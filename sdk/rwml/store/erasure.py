@@ -135,10 +135,11 @@ def scrub(engine: Engine) -> bool | None:
 
 def json_forms(text: str) -> list[str]:
     """The forms a text can have inside a body: JSON in JSON escapes it again, ASCII or not."""
-    inner = {text}
-    for _ in range(JSON_LEVELS):
-        inner |= {_escaped(form, ascii_only=flag) for form in inner for flag in (True, False)}
-    return sorted({_escaped(form, ascii_only=False) for form in inner})
+    forms = {text}
+    for _ in range(JSON_LEVELS + 1):
+        forms |= {_escaped(form, ascii_only=flag) for form in forms for flag in (True, False)}
+    # The text as it is stands in no body, unless there is nothing to escape in it.
+    return sorted(forms - {text} | {_escaped(text, ascii_only=False)})
 
 
 def _escaped(text: str, *, ascii_only: bool) -> str:

@@ -13,5 +13,6 @@ def first_line(error: Exception) -> str:
 def is_out_of_reach(error: Exception) -> bool:
     """Whether the database, rather than a value, is why a write failed."""
     state = str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")
-    of_a_value = state.startswith("54")  # PostgreSQL: a limit, such as the size of an index row
-    return isinstance(error, (OperationalError, InterfaceError, OSError)) and not of_a_value
+    if state:  # PostgreSQL: data, constraints and limits are a value's; all else may pass
+        return not state.startswith(("22", "23", "54"))
+    return isinstance(error, (OperationalError, InterfaceError, OSError))

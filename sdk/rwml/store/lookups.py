@@ -28,14 +28,14 @@ class Pending:
 def find_pending(
     connection: Connection, digest: bytes | None, tail: bytes | None
 ) -> Pending | None:
-    """The pending action that has this digest, else the only one that has this tail.
+    """The only pending action that has this digest, else the only one that has this tail.
 
     An action that others followed in its trajectory is not pending any more, whatever came back
     of it: a second answer to it is a branch.
     """
     if digest is not None:
         found = _last_steps(connection, steps.c.digest == digest)
-        if found:
+        if len(found) == 1:  # of two that look alike, nobody can tell whose answer it is
             return found[0]
     if tail is not None:
         found = _last_steps(connection, steps.c.tail == tail)

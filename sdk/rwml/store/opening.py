@@ -17,7 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import NoSuchModuleError
 
 from rwml.errors import MissingExtraError, StoreError, StoreUnavailableError
-from rwml.store.database import Store, make_lock
+from rwml.store.database import EAGER_S, LOCK_TIMEOUT_S, Store, make_lock
 from rwml.store.urls import parse_url
 
 logger = logging.getLogger("rwml")
@@ -75,7 +75,7 @@ def open_store(url: str, *, create: bool = True, eager: bool = True) -> Store:
         event.listen(engine, "connect", _configure_sqlite)
     store = Store(engine=engine, lock=lock)
     try:
-        store.check_version(create=create)
+        store.check_version(create=create, patience_s=LOCK_TIMEOUT_S if eager else EAGER_S)
     except StoreUnavailableError as error:
         if eager:
             engine.dispose()

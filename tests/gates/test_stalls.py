@@ -1,0 +1,86 @@
+"""Gate 6: nothing waits for the recorder, neither a flush on a stalled store nor an event loop."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+from tests.gates.common import IS_FULL, figure, rounds, run
+from tests.gates.event_loop import make_text
+
+from rwml import Message, Recorder, Step, serialisation
+from rwml.trajectory_recorder import read_message
+
+FLUSH_S = 0.7
+WORK_MS = 20.0
+
+
+@pytest.mark.parametrize("kind", ["ascii", "escapes", "other"])
+def test_a_large_text_is_encoded_in_pieces_and_others_run_between(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    pieces: list[int] = []
+    pauses: list[float] = []
+    encode = serialisation.json.dumps
+
+    def noted(text: str) -> str:
+        pieces.append(len(text))
+        return encode(text)
+
+    text = make_text(kind, 1)
+    answer = read_message({"role": "tool", "tool_call_id": "c", "content": text})
+    assert answer.content is text  # not even looked at in the agent's thread
+    step = Step(index=0, action=Message(role="assistant")).model_copy(
+        update={"observation": (answer,)}
+    )
+    monkeypatch.setattr(serialisation.json, "dumps", noted)
+    monkeypatch.setattr(serialisation.time, "sleep", pauses.append)
+    _, body = serialisation.dump(step)
+    monkeypatch.undo()
+    assert max(pieces) <= serialisation.PIECE_CHARS
+    assert len(pauses) >= len(text) // serialisation.PIECE_CHARS
+    assert body.isascii()  # the driver of the database hands it on as it is
+    assert Step.model_validate_json(body).observation[0].content == text
+
+
+@pytest.mark.parametrize("redact", ["none", "default"])
+@pytest.mark.parametrize("kind", ["ascii", "escapes", "other"])
+def test_an_event_loop_goes_on_while_ten_megabytes_are_recorded(
+    tmp_path: Path, kind: str, redact: str
+) -> None:
+    seen = run("event_loop", tmp_path, kind, redact, rounds(1, 10))
+    recording, control = seen["recording"], seen["control"]
+    figure(
+        f"6_event_loop_{kind}_{redact}",
+        work_ms=recording["work_ms"],
+        gap_ms=recording["gap_ms"],
+        control_gap_ms=control["gap_ms"],
+    )
+    assert recording["ticks"] > 10
+    if IS_FULL:
+        assert recording["work_ms"] <= WORK_MS, seen
+
+
+def test_flush_tells_the_truth_in_time(tmp_path: Path) -> None:
+    path = tmp_path / "rwml.db"
+    with (
+        Recorder(store=f"sqlite:///{path}") as recorder,
+        contextlib.closing(sqlite3.connect(path)) as other,
+    ):
+        other.execute("begin exclusive")
+        longest = 0.0
+        for number in range(rounds(1, 10)):
+            recorder.record_step("t", Step(index=number, action=Message(role="assistant")))
+            started = time.monotonic()
+            assert not recorder.flush(0.5)
+            longest = max(longest, time.monotonic() - started)
+        other.rollback()
+        deadline = time.monotonic() + 60
+        while not recorder.flush(1):
+            assert time.monotonic() < deadline
+    figure("6_flush", longest_s=round(longest, 3))
+    if IS_FULL:
+        assert longest <= FLUSH_S
