@@ -325,7 +325,7 @@ class Trajectory(Frozen):
         if history is not None and history < 0:
             raise SchemaError(f"history must be 0 or more turns, not {history}")
         for place, step in enumerate(self.steps):
-            if not step.is_complete:
+            if not step.is_complete or step.kind is None:
                 continue
             first = 0 if history is None else max(0, place - history)
             window = self.steps[first:place]

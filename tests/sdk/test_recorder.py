@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -47,10 +48,10 @@ class StalledStore(Store):
         self.go = threading.Event()
         self.reached = threading.Event()
 
-    def write_batch(self, batch: Batch, **patience: float) -> None:
+    def write_batch(self, batch: Batch, **options: Any) -> None:
         self.reached.set()
         assert self.go.wait(30)
-        super().write_batch(batch, **patience)
+        super().write_batch(batch, **options)
 
 
 class FailingStore(Store):
@@ -60,7 +61,7 @@ class FailingStore(Store):
         super().__init__(engine=store._engine, lock=store._lock)
         self.error = error
 
-    def write_batch(self, batch: Batch, **patience: float) -> None:
+    def write_batch(self, batch: Batch, **options: Any) -> None:
         raise self.error
 
 
@@ -277,13 +278,13 @@ def test_a_store_out_of_reach_is_not_asked_for_each_record_and_catches_up(
     class Unreachable(StalledStore):
         is_away = True
 
-        def write_batch(self, batch: Batch, **patience: float) -> None:
+        def write_batch(self, batch: Batch, **options: Any) -> None:
             self.reached.set()
             assert self.go.wait(30)
             if self.is_away:
                 asked.append(len(batch))
                 raise StoreUnavailableError("locked")
-            super().write_batch(batch, **patience)
+            super().write_batch(batch, **options)
 
     away = Unreachable(store)
     with Recorder(store=away) as recorder:
@@ -332,7 +333,7 @@ def test_what_a_dead_writer_leaves_is_dropped_at_close(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Exits(StalledStore):
-        def write_batch(self, batch: Batch, **patience: float) -> None:
+        def write_batch(self, batch: Batch, **options: Any) -> None:
             self.reached.set()
             assert self.go.wait(30)
             raise SystemExit
