@@ -78,6 +78,7 @@ class Preparation:
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._continued: OrderedDict[str, tuple[str, int]] = OrderedDict()
         self._skipped: OrderedDict[str, None] = OrderedDict()
+        self._sessions: OrderedDict[str, RedactionSession] = OrderedDict()
 
     def add_header(self, record: HeaderRecord, batch: Batch) -> int:
         """Adds a trajectory; returns how many rows it made, 0 where it is not to be recorded.
@@ -93,6 +94,16 @@ class Preparation:
                 _remember(self._skipped, name, None, KEPT_CONTINUED)
                 return 0
             trajectory = self._capture.hide_header(trajectory)
+        if name in self._open or name in self._continued:
+            return self._add_header(record, trajectory, batch)
+        try:
+            return self._add_header(record, trajectory, batch)
+        except Exception:
+            _remember(self._skipped, name, None, KEPT_CONTINUED)  # its steps would belong to nobody
+            raise
+
+    def _add_header(self, record: HeaderRecord, trajectory: Trajectory, batch: Batch) -> int:
+        name = trajectory.id
         before = len(batch)
         if record.continues is not None and name not in self._open:
             self._continue(name, record.continues, batch)
@@ -108,6 +119,7 @@ class Preparation:
                 batch.cuts[opened.key] = record.length
         self._add_names(opened, batch)
         opened.touched = time.time()
+        self._skipped.pop(name, None)
         return len(batch) - before
 
     def add_step(self, record: StepRecord, batch: Batch) -> int:
@@ -185,11 +197,16 @@ class Preparation:
     def _session(self, key: str, trajectory: Trajectory | None) -> RedactionSession | None:
         if not isinstance(self._redact, Redaction):
             return None
+        session = self._sessions.get(key)  # of the trajectory that this one goes on with, perhaps
+        if session is not None:
+            return session
         if trajectory is None:
             with contextlib.suppress(StoreError):
                 trajectory = self._store.header(key)
         policy = self._redact if trajectory is None else self._redact.for_source(trajectory.source)
-        return policy.session(key=self._key, known=lambda: self._known_names(key))
+        session = policy.session(key=self._key, known=lambda: self._known_names(key))
+        _remember(self._sessions, key, session, KEPT_TRAJECTORIES)
+        return session
 
     def _known_names(self, key: str) -> dict[bytes, str]:
         try:

@@ -187,25 +187,33 @@ class Recorder:
         self.put(StepRecord(trajectory_id, step))
 
     def put(self, record: Record) -> None:
-        """Queues a record; in a deferred function it goes straight to the writer."""
-        if self._closed and not self._writes_here():
+        """Queues a record."""
+        if self._closed:
             self._counters.add(dropped=not self._is_disabled)
-        elif self._writes_here():
+            return
+        counters, size = self._counters, _size(record)
+        with counters.lock:
+            taken = self._queue.put(record, size)
+            counters.accepted += taken
+        if not taken:
+            self._refuse()
+
+    def put_deferred(self, record: Record) -> None:
+        """In a deferred call: a record that is written in its place, and before `flush` returns.
+
+        Not for code that may run anywhere, such as finalisers: they would get ahead of the queue.
+        """
+        if self._is_disabled or not self._writer.is_here:
+            self.put(record)
+        else:
             self._counters.add(accepted=1)
             self._writer.prepare(record)
-        else:
-            counters, size = self._counters, _size(record)
-            with counters.lock:
-                taken = self._queue.put(record, size)
-                counters.accepted += taken
-            if not taken:
-                self._refuse()
 
     def defer(self, function: Callable[..., object], *arguments: Any, size: int = 0) -> None:
         """Queues a call, made in the writer's thread in turn with all else, errors swallowed.
 
         Args:
-            function: it may `put` records; it must not wait for anything.
+            function: it may `put_deferred` records; it must not wait for anything.
             arguments: nothing that the agent will change.
             size: bytes that they keep alive, roughly.
         """
@@ -313,9 +321,6 @@ class Recorder:
             )
         if self._owns_store and has_ended:
             self._store.close()
-
-    def _writes_here(self) -> bool:
-        return not self._is_disabled and self._writer.is_here
 
     def _refuse(self) -> None:
         self._counters.add(dropped=1)

@@ -169,15 +169,17 @@ class Writer:
 
     def prepare(self, record: Record) -> None:
         """Adds a record to the batch in work. Only in the writer's thread."""
+        before = len(self._batch)
         try:
             if isinstance(record, HeaderRecord):
                 if self._preparation.must_write_first(record, self._batch):
                     self._deliver()
+                    before = 0
                 rows = self._preparation.add_header(record, self._batch)
             else:
                 rows = self._preparation.add_step(record, self._batch)
         except Exception as error:  # noqa: BLE001 - fails closed: not redacted, not written
-            self._counters.add(failed=1)
+            self._counters.add(failed=1, accepted=len(self._batch) - before)
             self._counters.warn("a record could not be prepared: %s", describe(error))
         else:
             if rows != 1:

@@ -507,7 +507,7 @@ def test_deferred_calls_run_in_turn_in_the_writers_thread(store: Store) -> None:
 
     def work(name: str) -> None:
         order.append(f"{name} in {threading.current_thread().name}")
-        recorder.put(HeaderRecord(Trajectory(id=name, source="mine")))
+        recorder.put_deferred(HeaderRecord(Trajectory(id=name, source="mine")))
 
     with Recorder(store=store) as recorder:
         for name in "abc":

@@ -204,7 +204,7 @@ class Conversations:
                     self._told[name] = record
             if isinstance(record, HeaderRecord):
                 record = _with_thread(record)
-            self._recorder.put(record)
+            self._recorder.put_deferred(record)
 
 
 def _thread_of(where: Where) -> str | None:

@@ -267,9 +267,9 @@ class RWMLLogger(CustomLogger):
                 if tokens != Tokens() and record.step.action is completion.response:
                     self._assembler.improve(record.trajectory_id, known.fill)
                     record = record._replace(step=known.fill(record.step))
-                self._recorder.put(record)
+                self._recorder.put_deferred(record)
             else:
-                self._recorder.put(_clean(record))
+                self._recorder.put_deferred(_clean(record))
 
 
 def _clean(header: HeaderRecord) -> HeaderRecord:

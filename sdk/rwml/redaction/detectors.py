@@ -121,9 +121,9 @@ def presidio_detector() -> PresidioDetector:
 def _pattern_engine(language: str) -> Any:
     """An engine of Presidio's pattern recognizers over a tokenizer that needs no model."""
     require("presidio", "presidio_analyzer", "spacy")
-    import spacy
-    from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
-    from presidio_analyzer.nlp_engine import SpacyNlpEngine
+    import spacy  # pyright: ignore[reportMissingImports]
+    from presidio_analyzer import AnalyzerEngine, RecognizerRegistry  # pyright: ignore[reportMissingImports]
+    from presidio_analyzer.nlp_engine import SpacyNlpEngine  # pyright: ignore[reportMissingImports]
 
     engine = SpacyNlpEngine(models=[{"lang_code": language, "model_name": "blank"}])
     engine.nlp = {language: spacy.blank(language)}

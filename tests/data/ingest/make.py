@@ -179,7 +179,7 @@ def openinference(*callbacks: Any) -> list[str]:
 
 def traceloop(*callbacks: Any) -> list[str]:
     """OpenLLMetry's LangChain instrumentation (Traceloop), in OTel's GenAI conventions."""
-    from opentelemetry.instrumentation.langchain import LangchainInstrumentor
+    from opentelemetry.instrumentation.langchain import LangchainInstrumentor  # pyright: ignore[reportMissingImports]
 
     with collected_spans() as (provider, spans):
         instrumentor = LangchainInstrumentor()
@@ -303,7 +303,7 @@ def openai_v2() -> tuple[list[str], list[list[dict[str, Any]]]]:
     os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] = "gen_ai_latest_experimental"
     os.environ["OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"] = "span_only"
     from openai import OpenAI
-    from opentelemetry.instrumentation.openai_v2 import OpenAIInstrumentor
+    from opentelemetry.instrumentation.openai_v2 import OpenAIInstrumentor  # pyright: ignore[reportMissingImports]
 
     conversations: list[list[dict[str, Any]]] = []
     offered: list[Any] = [convert_to_openai_tool(each) for each in TOOLS]
