@@ -8,9 +8,11 @@ and put back by the last, and only what an episode prints goes to stderr.
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, TextIO
 
@@ -19,41 +21,52 @@ _inside: ContextVar[bool] = ContextVar("rwml_tau2_inside", default=False)
 
 
 class _Shared:
-    """Changes to the process that last while anybody is inside."""
+    """Changes to the process that last while anybody is inside.
 
-    def __init__(self) -> None:
+    Args:
+        changes: made by the first who enters, undone by the last who leaves.
+    """
+
+    def __init__(self, *changes: Callable[[], AbstractContextManager[None]]) -> None:
+        self._changes = changes
         self._lock = threading.Lock()
         self._count = 0
         self._undo = contextlib.ExitStack()
 
-    def enter(self) -> None:
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
         with self._lock:
             if not self._count:
-                self._undo.enter_context(_episodes_print_to_stderr())
-                self._undo.enter_context(_no_logs())
-                self._undo.enter_context(_no_litellm_advice())
+                for change in self._changes:
+                    self._undo.enter_context(change())
             self._count += 1
-
-    def leave(self) -> None:
-        with self._lock:
-            self._count -= 1
-            if not self._count:
-                self._undo.close()
-
-
-_shared = _Shared()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._count -= 1
+                if not self._count:
+                    self._undo.close()
 
 
 @contextlib.contextmanager
 def contained() -> Iterator[None]:
     """Runs a part of tau2: no logs, and prints go to stderr, so that stdout is the host's."""
-    _shared.enter()
-    token = _inside.set(True)
-    try:
-        yield
-    finally:
-        _inside.reset(token)
-        _shared.leave()
+    with _episodes.inside():
+        token = _inside.set(True)
+        try:
+            yield
+        finally:
+            _inside.reset(token)
+
+
+def uncollected() -> AbstractContextManager[None]:
+    """Pauses the cyclic collector, for the milliseconds in which databases are copied and hashed.
+
+    Looking for cycles among their many objects, which have none, takes longer than the work. It
+    must never be held while a model is asked.
+    """
+    return _collections.inside()
 
 
 class _Stdout:
@@ -103,3 +116,18 @@ def _no_litellm_advice() -> Iterator[None]:
     finally:
         if module is not None:
             module.suppress_debug_info = before
+
+
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    is_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_enabled:
+            gc.enable()
+
+
+_episodes = _Shared(_episodes_print_to_stderr, _no_logs, _no_litellm_advice)
+_collections = _Shared(_no_collections)

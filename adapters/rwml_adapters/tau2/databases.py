@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 Model = TypeVar("Model", bound=BaseModel)
-_SCALARS = (str, int, float, bool, type(None), Enum)
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_set = object.__setattr__  # pydantic's own checks each assignment
 _MISSING = object()
 
 
@@ -72,7 +73,7 @@ class Table(dict[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:  # type: ignore[override]
         """As a dict's."""
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 - that is this method
 
     def values(self) -> ValuesView[Any]:  # type: ignore[override]  # a view that asks
         """As a dict's."""
@@ -182,29 +183,35 @@ class Original:
 
 
 def copy_value(value: Any) -> Any:
-    """A deep copy of what databases hold: models, lists, dicts and scalars; several times faster.
+    """A deep copy of what databases hold: models, lists, dicts and scalars; many times faster.
 
     Nothing in a database is referred to twice, so no memo is kept.
     """
-    if isinstance(value, _SCALARS):
+    kind = type(value)
+    if kind in _SCALARS or isinstance(value, Enum):
         return value
+    if kind is list:
+        return [item if type(item) in _SCALARS else copy_value(item) for item in value]
+    if kind is dict:
+        return {
+            key: item if type(item) in _SCALARS else copy_value(item) for key, item in value.items()
+        }
     if isinstance(value, BaseModel):
         made = _shell(value)
-        vars(made).update({name: copy_value(field) for name, field in vars(value).items()})
+        fields = vars(made)
+        for name, item in vars(value).items():
+            fields[name] = item if type(item) in _SCALARS else copy_value(item)
         return made
-    if type(value) is list:
-        return [copy_value(item) for item in value]
-    if type(value) is dict:
-        return {key: copy_value(item) for key, item in value.items()}
     return copy.deepcopy(value)
 
 
 def _shell(model: Model) -> Model:
     """A model of the same class without its fields, made without validation."""
     made = type(model).__new__(type(model))
-    for name in ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"):
-        object.__setattr__(made, name, copy.deepcopy(getattr(model, name, None)))
-    object.__setattr__(made, "__dict__", {})
+    _set(made, "__dict__", {})
+    _set(made, "__pydantic_fields_set__", set(model.__pydantic_fields_set__))
+    _set(made, "__pydantic_extra__", copy_value(model.__pydantic_extra__))
+    _set(made, "__pydantic_private__", copy_value(model.__pydantic_private__))
     return made
 
 

@@ -49,10 +49,7 @@ class Domain:
             tool.openai_schema for tool in self._original.get_tools()
         ]
         self.recorded_tools = tuple(Tool.from_openai(tool) for tool in self.tools)
-        kit = self._original.tools
-        self.writing_tools = frozenset(
-            name for name in (kit.tools if kit else ()) if kit.tool_type(name) == ToolType.WRITE
-        )
+        self.writing_tools = _writing_tools(self._original.tools)
         self.policy: str = self._original.get_policy()
 
     def environment(self, solo_mode: bool = False, **more: Any) -> Environment:
@@ -61,7 +58,8 @@ class Domain:
         Its parameters are those of tau2's constructors: the evaluator calls it in their place.
         """
         if solo_mode or more:
-            return registry.get_env_constructor(self.name)(solo_mode=solo_mode, **more)
+            stock: Callable[..., Environment] = registry.get_env_constructor(self.name)
+            return stock(solo_mode=solo_mode, **more)
         made = copy.copy(self._original)
         for kit, method in (("tools", "get_db_hash"), ("user_tools", "get_user_db_hash")):
             toolkit = getattr(self._original, kit)
@@ -122,14 +120,18 @@ class _Domains:
         return get_domain(name).environment
 
 
+def _writing_tools(toolkit: ToolKitBase | None) -> frozenset[str]:
+    if toolkit is None:
+        return frozenset()
+    names = toolkit.tools
+    return frozenset(name for name in names if toolkit.tool_type(name) == ToolType.WRITE)
+
+
 def _copy_toolkit(toolkit: ToolKitBase, original: Original | None) -> ToolKitBase:
     made = copy.copy(toolkit)
     for name, value in vars(toolkit).items():
-        if name == "db" and original is not None:
-            value = original.copy()
-        else:
-            value = copy_value(value)
-        setattr(made, name, value)
+        ours = original.copy() if original is not None and name == "db" else copy_value(value)
+        setattr(made, name, ours)
     return made
 
 

@@ -8,6 +8,7 @@ does wrong is its failure.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +23,7 @@ from tau2.orchestrator.orchestrator import Orchestrator, Role
 from rwml.environments import infrastructure_error
 from rwml.schema import Fingerprint, Outcome, Trajectory
 from rwml_adapters.tau2.agent import GraphAgent
-from rwml_adapters.tau2.containment import contained
+from rwml_adapters.tau2.containment import contained, uncollected
 from rwml_adapters.tau2.domains import Domain, evaluate
 from rwml_adapters.tau2.extraction import trajectory_from_simulation
 from rwml_adapters.tau2.policies import Agent
@@ -62,8 +63,8 @@ class Setting:
     domain: Domain
     split: str | None
     agent: Agent
-    users: Simulators = Simulators()
-    fingerprint: Fingerprint = Fingerprint()
+    users: Simulators
+    fingerprint: Fingerprint
     trial: int = 0
     seed: int = 0
     max_steps: int = MAX_STEPS
@@ -78,7 +79,8 @@ class StepLimit(Orchestrator):
     def step(self) -> None:
         """One message; the episode ends when the agent would have to act once too often."""
         before = len(self.trajectory)
-        super().step()
+        with uncollected() if self.to_role == Role.ENV else nullcontext():
+            super().step()
         new = self.trajectory[before:]
         self.agent_steps += sum(isinstance(message, AssistantMessage) for message in new)
         spent = self.agent_steps >= self.agent_limit
@@ -170,9 +172,10 @@ def judge(simulation: SimulationRun, task: Task, *, domain: str) -> Outcome:
         note = "the reward needs an LLM judge"
         return Outcome(status=status, breakdown={**breakdown, "not_judged": note})
     kind = EvaluationType.ALL_WITH_NL_ASSERTIONS if with_assertions else EvaluationType.ALL
-    info = evaluate(
-        simulation=simulation, task=task, evaluation_type=kind, solo_mode=False, domain=domain
-    )
+    with uncollected():
+        info = evaluate(
+            simulation=simulation, task=task, evaluation_type=kind, solo_mode=False, domain=domain
+        )
     return Outcome(
         status=status,
         success=info.reward >= _SUCCESS,
