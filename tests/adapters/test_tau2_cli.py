@@ -13,6 +13,11 @@ import pytest
 pytest.importorskip("tau2.registry")
 pytest.importorskip("langchain_litellm")
 
+from typer.testing import CliRunner
+
+import rwml
+from rwml.cli.app import build_app
+
 PROGRAM = '''
 """tau2's command line with two agents of ours; their models and the user's are played here."""
 import json
@@ -73,13 +78,14 @@ if __name__ == "__main__":
 '''
 
 
-@pytest.mark.parametrize("agent", ["plain_graph", "graph_with_tools"])
-def test_a_registered_graph_is_selectable_in_tau2_run(tmp_path: Path, agent: str) -> None:
+@pytest.mark.parametrize("agent", ["plain_graph", "graph_with_tools", "llm_agent"])
+def test_registered_graphs_are_agents_of_tau2_run(tmp_path: Path, agent: str) -> None:
     program = tmp_path / "our_tau2.py"
     program.write_text(PROGRAM)
     done = subprocess.run(
         [sys.executable, str(program), "run", "--domain", "mock", "--task-ids", "create_task_1",
          "--agent", agent, "--agent-llm", "ours/agent", "--user-llm", "ours/user",
+         "--agent-llm-args", '{"temperature": 0.5, "_skip_mcp_handler": true}',
          "--user-llm-args", '{"temperature": 0.0, "_skip_mcp_handler": true}',
          "--results-dir", str(tmp_path / "results"), "--save-to", "run", "--num-trials", "2"],
         check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path,
@@ -89,5 +95,20 @@ def test_a_registered_graph_is_selectable_in_tau2_run(tmp_path: Path, agent: str
     results = json.loads((tmp_path / "results" / "run.json").read_text())
     rewards = [simulation["reward_info"]["reward"] for simulation in results["simulations"]]
     assert rewards == [1.0, 1.0]
+    if agent == "llm_agent":  # tau2's own: its file is read like ours
+        check_ingested(tmp_path / "results" / "run.json", tmp_path / "rwml.db")
     said = [m["content"] or "" for m in results["simulations"][0]["messages"]]
     assert any("the result was" in text and "task_2" in text for text in said)
+
+
+def check_ingested(path: Path, database: Path) -> None:
+    store = f"sqlite:///{database}"
+    report = CliRunner().invoke(build_app(), ["ingest", str(path), "--store", store, "--json"])
+    assert json.loads(report.stdout)["trajectories"] == 2
+    with rwml.open_store(store) as opened:
+        for trajectory in opened.trajectories():
+            assert trajectory.fingerprint.agent == "ours/agent"
+            assert trajectory.fingerprint.user_simulator == "ours/user"
+            assert [step.kind for step in trajectory.steps] == ["tool", "user"]
+            assert trajectory.steps[0].action.tool_calls[0].name == "create_task"
+            assert trajectory.outcome.success is True
