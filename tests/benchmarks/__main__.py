@@ -11,6 +11,7 @@ from tests.benchmarks.overhead import recorder_overhead
 from tests.benchmarks.reading import read_stream_mib
 from tests.benchmarks.recording import ingest_redacted_vs_sqlite3, ingest_rows_vs_sqlite3
 from tests.benchmarks.rewarding import reward_vs_naive
+from tests.benchmarks.tau2 import record_overhead_share, tau2_task_vs_stock
 
 from rwml.cli.output import say
 from rwml.files import write_json
@@ -22,6 +23,8 @@ BENCHMARKS = (
     recorder_overhead,
     assemble_vs_naive,
     reward_vs_naive,
+    tau2_task_vs_stock,
+    record_overhead_share,
 )
 
 

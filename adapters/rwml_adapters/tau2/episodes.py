@@ -113,6 +113,7 @@ def run_episode(setting: Setting) -> Trajectory:
             update={"seed": setting.seed, "user_simulator": setting.users.name_in(setting.trial)}
         ),
         started_at=started_at,
+        recorded=run.agent.steps if run.agent else (),
         metadata={"own_prompt": True} if run.agent and run.agent.own_prompt else {},
     )
 

@@ -45,6 +45,7 @@ def trajectory_from_simulation(
     outcome: Outcome,
     fingerprint: Fingerprint,
     started_at: datetime | None = None,
+    recorded: Sequence[Step] = (),
     metadata: Mapping[str, JsonValue] = MappingProxyType({}),
 ) -> Trajectory:
     """Rebuilds what one agent saw, did and got back.
@@ -60,6 +61,7 @@ def trajectory_from_simulation(
         outcome: how it ended.
         fingerprint: what produced it.
         started_at: when the episode began (UTC).
+        recorded: of the agent's replies, in order, where they are known beside the messages.
         metadata: more of it, beside what the user's simulator knows of the user.
     """
     begin = _first_turn(messages, given=_given(task))
@@ -76,7 +78,7 @@ def trajectory_from_simulation(
         split=split,
         initial=tuple(initial),
         tools=tuple(tools),
-        steps=tuple(_steps(messages[begin:])),
+        steps=tuple(_steps(messages[begin:], recorded)),
         outcome=outcome,
         fingerprint=fingerprint,
         started_at=started_at,
@@ -97,7 +99,7 @@ def _first_turn(messages: Sequence[Message], *, given: int) -> int:
     return len(messages)
 
 
-def _steps(messages: Sequence[Message]) -> list[Step]:
+def _steps(messages: Sequence[Message], recorded: Sequence[Step]) -> list[Step]:
     steps: list[Step] = []
     for message in messages:
         if not _seen_by_agent(message):
@@ -105,7 +107,10 @@ def _steps(messages: Sequence[Message]) -> list[Step]:
                 steps[-1] = _with_user_calls(steps[-1], message)
             continue
         if isinstance(message, AssistantMessage):
-            steps.append(_step(message, index=len(steps)))
+            place = len(steps)
+            known = recorded[place] if place < len(recorded) else _recorded_in(message)
+            step = known or _made_of(message)
+            steps.append(step.model_copy(update={"index": place}) if place else step)
             continue
         place = _answered(steps, message)
         error = isinstance(message, ToolMessage) and message.error
@@ -148,15 +153,19 @@ def _with_missing_results(step: Step) -> Step:
     return step
 
 
-def _step(message: AssistantMessage, *, index: int) -> Step:
+def _recorded_in(message: AssistantMessage) -> Step | None:
     raw = (message.raw_data or {}).get(RECORD_KEY)
-    if raw is not None:
-        try:
-            return Step.model_validate(raw).model_copy(update={"index": index})
-        except ValidationError:
-            pass  # another version's record: the message itself says the essential part
+    if raw is None:
+        return None
+    try:
+        return Step.model_validate(raw)
+    except ValidationError:  # another version's record: the message says the essential part
+        return None
+
+
+def _made_of(message: AssistantMessage) -> Step:
     return Step(
-        index=index,
+        index=0,
         action=_recorded(message)[0],
         started_at=_utc(message.timestamp),
         usage=_usage(message.usage),
