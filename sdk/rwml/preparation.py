@@ -21,6 +21,7 @@ from rwml.schema import Step, Trajectory
 from rwml.serialisation import dump
 from rwml.store import Store
 from rwml.store.batches import Batch, NameRow, header_row, step_row
+from rwml.store.keys import key_check
 from rwml.store.lookups import Pending
 from rwml.store.rows import as_key, load
 
@@ -73,6 +74,7 @@ class Preparation:
     ) -> None:
         self._store = store
         self._key = key
+        self._key_check = key_check(key)
         self._redact = redact
         self._capture = capture
         self._open: OrderedDict[str, _Open] = OrderedDict()
@@ -178,8 +180,8 @@ class Preparation:
 
     def _add_names(self, opened: _Open, batch: Batch) -> None:
         if opened.session is not None:
-            names = opened.session.new_names().items()
-            batch.names.extend(NameRow(opened.key, digest, name) for digest, name in names)
+            for digest, name in opened.session.used_names().items():
+                batch.names.append(NameRow(opened.key, digest, name, self._key_check))
 
     def _opened(self, name: str, trajectory: Trajectory | None) -> _Open:
         """What is known of a trajectory; `trajectory` where its header is at hand."""
