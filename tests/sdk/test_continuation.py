@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from pydantic import JsonValue
 
 from rwml import Message, Outcome, Recorder, Step, Store, Tool, ToolCall, Trajectory, open_store
 from rwml.capture import Capture
@@ -280,7 +281,7 @@ def test_what_goes_on_with_a_recorded_conversation_is_not_sampled_out(url: str) 
 def test_a_tenant_that_opted_out_does_not_go_on_with_anything(url: str) -> None:
     begin(url)
     with Recorder(store=url, capture=Capture(sample=0.5, skip_tenants=["acme"])) as recorder:
-        about = {"tenant": "acme"}
+        about: dict[str, JsonValue] = {"tenant": "acme"}
         header = Trajectory(id="second", source="mine", initial=HELLO, metadata=about)
         recorder.put(HeaderRecord(header, continues=Continuation(TIP, None, REPLY)))
         assert recorder.flush(30)
