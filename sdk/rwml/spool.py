@@ -129,6 +129,16 @@ class Spool:
             connection.execute("delete from batches where number = ?", (number,))
         self.records -= records
 
+    def replace(self, token: Any, batch: Batch) -> None:
+        """Of the batch only this is left to be written; it keeps its place."""
+        path, number, records = token
+        with self._errors(), self._open(path) as connection:
+            connection.execute(
+                "update batches set records = ?, body = ? where number = ?",
+                (len(batch), _dump(batch), number),
+            )
+        self.records += len(batch) - records
+
     def release(self) -> None:
         """Lets go of the files, so that another process can take over what is left in them."""
         for path, lock in self._files():
@@ -232,13 +242,21 @@ def _dump(batch: Batch) -> str:
         return value.hex()
 
     return json.dumps(
-        [batch.made_at, batch.headers, batch.cuts, batch.steps, batch.names, batch.touched],
+        [
+            batch.made_at,
+            batch.headers,
+            batch.cuts,
+            batch.steps,
+            batch.names,
+            batch.touched,
+            batch.merges,
+        ],
         default=encode,
     )
 
 
 def _load(body: str) -> Batch:
-    made_at, headers, cuts, steps, names, touched = json.loads(body)
+    made_at, headers, cuts, steps, names, touched, *merges = json.loads(body)
     return Batch(
         headers=[HeaderRow(*row) for row in headers],
         cuts=cuts,
@@ -249,6 +267,7 @@ def _load(body: str) -> Batch:
         ],
         touched=touched,
         made_at=made_at,
+        merges=[HeaderRow(*row) for row in (merges[0] if merges else ())],
     )
 
 

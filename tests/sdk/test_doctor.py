@@ -335,3 +335,17 @@ def test_a_server_s_store(postgres_url: str) -> None:
         names = {each.name for each in diagnose(store, store.counts(), {})}
     assert {"versions", "transitions", "split"} <= names
     assert "sqlite" not in names
+
+
+def test_calls_that_client_and_gateway_recorded_are_named(url: str) -> None:
+    with open_store(url) as store:
+        store.add(make_trajectory(1, source="langgraph"))
+        store.add(make_trajectory(2, source="litellm").model_copy(update={"id": "other"}))
+        counts = store.counts()
+        assert "recorded_twice" not in {each.name for each in diagnose(store, counts)}
+        twin = make_trajectory(1).model_copy(update={"id": "twin", "source": "litellm"})
+        store.add(twin)
+        found = {each.name: each for each in diagnose(store, store.counts())}["recorded_twice"]
+    assert found.status == "warning"
+    assert found.text.startswith("4 transitions")
+    assert "RWML_GATEWAY" in found.hint

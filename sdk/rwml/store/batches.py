@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rwml.schema import NOT_RECORDED_KEY, Step, Trajectory
-from rwml.store.rows import as_key
+from rwml.serialisation import dump
+from rwml.store.rows import as_key, load
 from rwml.store.tables import pseudonyms, steps, trajectories
 
 CHUNK = 500
@@ -65,6 +66,8 @@ class Batch:
 
     Attributes:
         headers: trajectories; of two with one key the last counts.
+        merges: what more is known of trajectories; the store's own, if it has one, stays and is
+            added to. After `headers`.
         cuts: steps from this index on are removed, by key of the trajectory, before `steps` are
             written.
         steps: of two with one key the last counts.
@@ -79,9 +82,10 @@ class Batch:
     names: list[NameRow] = field(default_factory=list)
     touched: dict[str, float] = field(default_factory=dict)
     made_at: float = field(default_factory=time.time)
+    merges: list[HeaderRow] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.headers) + len(self.steps)
+        return len(self.headers) + len(self.merges) + len(self.steps)
 
     def has_steps_of(self, key: str) -> bool:
         """Whether it holds a step of the trajectory with this key."""
@@ -96,9 +100,25 @@ class Batch:
             cut = {header.id: self.cuts[header.id]} if header.id in self.cuts else {}
             mine = names.get(header.id, [])
             yield Batch(headers=[header], cuts=cut, names=mine, made_at=self.made_at)
+        for merge in self.merges:
+            mine = names.get(merge.id, [])
+            yield Batch(merges=[merge], names=mine, made_at=self.made_at)
         for step in self.steps:
             mine = names.get(step.trajectory_id, [])
             yield Batch(steps=[step], names=mine, made_at=self.made_at)
+
+    @classmethod
+    def joined(cls, batches: Sequence[Batch]) -> Batch:
+        """What `singles` took apart, in one; at least one batch."""
+        whole = cls(made_at=batches[0].made_at)
+        for batch in batches:
+            whole.headers += batch.headers
+            whole.merges += batch.merges
+            whole.cuts |= batch.cuts
+            whole.steps += batch.steps
+            whole.touched |= batch.touched
+        whole.names = list(dict.fromkeys(name for batch in batches for name in batch.names))
+        return whole
 
 
 def header_row(trajectory: Trajectory, body: str | None = None) -> HeaderRow:
@@ -155,6 +175,8 @@ def step_row(
 def write_batch(connection: Connection, batch: Batch) -> None:
     """Writes a batch inside the caller's transaction."""
     _upsert(connection, trajectories, batch.headers, keys=1)
+    for row in batch.merges:
+        _upsert(connection, trajectories, [_merged(connection, row)], keys=1)
     if batch.cuts:
         key, length = sa.bindparam("key"), sa.bindparam("length")
         beyond = (steps.c.trajectory_id == key) & (steps.c.step_index >= length)
@@ -196,7 +218,26 @@ def drop_outdated(connection: Connection, batch: Batch) -> Batch:
         names=batch.names,
         touched={key: at for key, at in batch.touched.items() if key not in newer},
         made_at=batch.made_at,
+        merges=batch.merges,
     )
+
+
+def _merged(connection: Connection, row: HeaderRow) -> HeaderRow:
+    """A header with what a later recording knows more: tools, metadata, and how it ended."""
+    query = sa.select(trajectories.c.body).where(trajectories.c.id == row.id)
+    body = connection.scalar(query.with_for_update())  # of two writers none takes away
+    if body is None:  # it was forgotten meanwhile
+        return row
+    known, more = load(Trajectory, body, row.id), load(Trajectory, row.body, row.id)
+    names = {tool.name for tool in known.tools}
+    update: dict[str, Any] = {
+        "tools": known.tools + tuple(tool for tool in more.tools if tool.name not in names),
+        "metadata": {**more.metadata, **known.metadata},
+    }
+    if more.outcome.status != "unknown":
+        update["outcome"] = more.outcome
+    merged, text = dump(known.model_copy(update=update))
+    return header_row(merged, text)._replace(recorded_at=row.recorded_at)
 
 
 def _upsert(
