@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from rwml.access import StoreAccess
 from rwml.delivery import Delivery
 from rwml.errors import StoreUnavailableError
 from rwml.spool import Spool, spool_folder
@@ -34,7 +35,8 @@ def deliver_left(store: Store, *, patience_s: float = PATIENCE_S) -> int:
     """
     folder = spool_folder(store)
     spool, counters = Spool(folder), Counters()
-    delivery = Delivery(store=store, spool=spool, count=counters.add, warn=counters.warn)
+    access = StoreAccess(store)
+    delivery = Delivery(store=access, spool=spool, count=counters.add, warn=counters.warn)
     try:
         delivery.retry()
         left, deadline = spool.records, time.monotonic() + patience_s
