@@ -122,7 +122,7 @@ def test_eval_needs_no_folder_and_never_takes_the_recorders_store(
     monkeypatch.setenv("RWML_STORE", "sqlite:///training.db")
     code, out, _ = rwml("eval", "toy", "--split", "test")
     assert code == 0
-    assert out.startswith("10 tasks, 1 trials each:")
+    assert out.startswith("10 tasks, trials of each 1:")
     assert "95% interval" in out
     assert list(Path().iterdir()) == []
     rwml("eval", "toy", "--split", "test", *STORE)
