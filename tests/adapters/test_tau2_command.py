@@ -34,6 +34,7 @@ class Endpoint(ThreadingHTTPServer):
         self.replies: list[dict[str, Any]] = []
         self.replies_of: dict[str, list[dict[str, Any]]] = {}
         self.raw: bytes | None = None
+        self.status = 200
         self.hangs = threading.Event()
         self.closing = threading.Event()
         self.requests: list[dict[str, Any]] = []
@@ -67,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
             "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
         }
         data = self.server.raw or json.dumps(answer).encode()
-        self.send_response(200)
+        self.send_response(self.server.status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -256,6 +257,20 @@ def test_an_agent_that_does_all_wrong_fails_and_is_no_fault(
     assert details["invalid_tool_call_share"] == 0.6
     assert details["termination_reasons"] == {"max_steps": 1}
     assert details["by_domain"]["mock"]["success_rate"] == 0.0
+
+
+def test_a_conversation_that_outgrows_the_model_is_the_agents_failure(
+    tmp_path: Path, endpoint: Endpoint
+) -> None:
+    endpoint.status = 400
+    message = "This model's maximum context length is 10 tokens. Please reduce the messages."
+    error = {"message": message, "type": "invalid_request_error", "code": "context_length_exceeded"}
+    endpoint.raw = json.dumps({"error": error}).encode()
+    result = invoke("--store", store_at(tmp_path), *model_at(endpoint))
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert (report["success_rate"], report["statuses"]) == (0.0, {"truncated": 1})
+    assert len(endpoint.requests) == 1
 
 
 def test_user_models_take_turns_over_the_trials(tmp_path: Path, endpoint: Endpoint) -> None:
