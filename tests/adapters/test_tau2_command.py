@@ -20,8 +20,8 @@ pytest.importorskip("langchain_litellm")
 
 import rwml
 from rwml.errors import MissingExtraError, RwmlError, UsageError
+from rwml_adapters.models import ModelOptions, read_api_key
 from rwml_adapters.tau2.command import record_tau2
-from rwml_adapters.tau2.models import ModelOptions, read_api_key
 
 
 class Endpoint(ThreadingHTTPServer):

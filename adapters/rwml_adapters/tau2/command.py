@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,14 +16,20 @@ from pydantic import JsonValue
 from rwml.cli.output import JsonFlag, StoreOption, emit, progress, say
 from rwml.errors import UsageError
 from rwml.recorder import Recorder, RecorderStats
-from rwml_adapters.tau2.models import (
+from rwml_adapters.models import (
     DEFAULT_KEY_VARIABLE,
-    Agent,
-    ModelOptions,
-    litellm_agent,
-    read_api_key,
-    scripted_agent,
+    REQUEST_TIMEOUT_S,
+    ApiBaseOption,
+    KeyFileOption,
+    KeyVariableOption,
+    MaxTokensOption,
+    ModelOption,
+    TemperatureOption,
+    TimeoutOption,
+    ToolsAsTextFlag,
+    read_model_options,
 )
+from rwml_adapters.tau2.models import Agent, litellm_agent, scripted_agent
 from rwml_adapters.tau2.package import DOMAINS, load_tasks, select_tasks
 
 if TYPE_CHECKING:
@@ -44,17 +49,6 @@ TaskIdOption = Annotated[list[str] | None, typer.Option("--task-id", help="One t
 PolicyOption = Annotated[str, typer.Option(help="Scripted agent: perturbed or oracle.")]
 ErrorRateOption = Annotated[float, typer.Option(help="Share of actions that go wrong first.")]
 SeedOption = Annotated[int, typer.Option(help="Of the agent and the user.")]
-ModelOption = Annotated[
-    str | None, typer.Option(help="A LiteLLM model instead of the scripted agent.")
-]
-ApiBaseOption = Annotated[str | None, typer.Option(help="Endpoint of the model.")]
-KeyVariableOption = Annotated[str, typer.Option("--api-key-env", help="Variable with the key.")]
-KeyFileOption = Annotated[Path | None, typer.Option("--api-key-file", help="File with the key.")]
-TemperatureOption = Annotated[float | None, typer.Option(help="Of the model.")]
-MaxTokensOption = Annotated[int | None, typer.Option(help="Longest reply of the model.")]
-ToolsAsTextFlag = Annotated[
-    bool, typer.Option("--tools-as-text", help="For models whose chat template drops tools.")
-]
 MaxStepsOption = Annotated[int, typer.Option(help="Steps of the agent; then it is truncated.")]
 
 
@@ -74,6 +68,7 @@ def record_tau2(
     temperature: TemperatureOption = None,
     max_tokens: MaxTokensOption = None,
     tools_as_text: ToolsAsTextFlag = False,
+    request_timeout: TimeoutOption = REQUEST_TIMEOUT_S,
     max_steps: MaxStepsOption = 30,
     json: JsonFlag = False,
 ) -> None:
@@ -84,12 +79,17 @@ def record_tau2(
 
     Example: rwml record tau2 --store sqlite:///rwml.db --tasks 20
     """
-    if model is None:
-        agent = _scripted(policy, error_rate, seed, tools_as_text=tools_as_text, api_base=api_base)
-    else:
-        key = read_api_key(variable=api_key_env, key_file=api_key_file, api_base=api_base)
-        options = ModelOptions(model, api_base, key, temperature, max_tokens, tools_as_text)
-        agent = litellm_agent(options, seed=seed)
+    options = read_model_options(
+        model,
+        api_base=api_base,
+        api_key_env=api_key_env,
+        api_key_file=api_key_file,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        tools_as_text=tools_as_text,
+        timeout_s=request_timeout,
+    )
+    agent = litellm_agent(options, seed=seed) if options else _scripted(policy, error_rate, seed)
     chosen = select_tasks(load_tasks(domain, split), ids=task_id or [], first=tasks)
     from rwml_adapters.tau2.episodes import Setting
 
@@ -130,13 +130,9 @@ def summarize(
     }
 
 
-def _scripted(
-    policy: str, error_rate: float, seed: int, *, tools_as_text: bool, api_base: str | None
-) -> Agent:
+def _scripted(policy: str, error_rate: float, seed: int) -> Agent:
     if policy not in POLICIES:
         raise UsageError(f"no policy {policy!r}: use one of {', '.join(POLICIES)}")
-    if tools_as_text or api_base:
-        raise UsageError("--tools-as-text and --api-base are for a model: add --model")
     return scripted_agent(error_rate=error_rate if policy == "perturbed" else 0.0, seed=seed)
 
 
