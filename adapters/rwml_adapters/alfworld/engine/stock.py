@@ -1,0 +1,120 @@
+"""TextWorld's own engine, as alfworld runs it, behind our `Engine`.
+
+Nothing of it is patched. What it changes in the process (``sys.argv``, the environment, stdout
+while PDDL is translated) is put back, and one translation runs at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rwml.extras import require
+from rwml_adapters.alfworld.logic import GameText
+
+_TRANSLATING = threading.RLock()
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """One translation at a time, with the process's arguments and environment put back."""
+    with _TRANSLATING:
+        arguments, environment = list(sys.argv), dict(os.environ)
+        sys.argv = ["translate.py", "domain", "task"]  # its options are read on import
+        try:
+            yield
+        finally:
+            sys.argv = arguments
+            _restore(environment)
+
+
+class StockEngine:
+    """TextWorld's ``PddlEnv`` under alfworld's ``AlfredDemangler``.
+
+    Args:
+        text: the game.
+
+    Raises:
+        MissingExtraError: alfworld or textworld is not installed.
+    """
+
+    def __init__(self, text: GameText) -> None:
+        require("alfworld", "alfworld", "textworld", "fast_downward")
+        with contained():
+            from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
+            from textworld.core import EnvInfos
+            from textworld.envs.pddl import PddlEnv
+
+            infos = EnvInfos(won=True, admissible_commands=True, moves=True, facts=True)
+            self._game: Any = PddlEnv(infos)
+            self._env: Any = AlfredDemangler(self._game)
+            self._env.load(
+                {
+                    "pddl_domain": text.domain,
+                    "grammar": text.grammar,
+                    "pddl_problem": text.problem,
+                }
+            )
+        self._state: Mapping[str, Any] = {}
+
+    @property
+    def feedback(self) -> str:
+        """What the game said last."""
+        return str(self._state["feedback"])
+
+    @property
+    def won(self) -> bool:
+        """Whether the goal holds now."""
+        return bool(self._state["won"])
+
+    @property
+    def moves(self) -> int:
+        """Commands since the reset that the game understood."""
+        return int(self._state["moves"])
+
+    @property
+    def admissible_commands(self) -> list[str]:
+        """Commands that would be understood now, sorted."""
+        return list(self._state["admissible_commands"])
+
+    def reset(self) -> None:
+        """Starts the game from the beginning."""
+        with contained():
+            self._state = self._env.reset()
+
+    def step(self, command: str) -> None:
+        """Runs one command."""
+        self._state, _, _ = self._env.step(command)
+
+    def expert_plan(self) -> list[str]:
+        """Commands that win from here; empty when won or impossible."""
+        if self.won:
+            return []
+        return list(self._game._pddl_state.replan(self._game._entity_infos))
+
+    def facts(self) -> list[str]:
+        """What is true now, sorted."""
+        return sorted(
+            f"{fact.name}({', '.join(name.strip() for name in fact.names)})"
+            for fact in self._state["facts"]
+        )
+
+    def close(self) -> None:
+        """Unloads the planner that this game loaded; may be called twice."""
+        game, self._game, self._env = self._game, None, None
+        if game is not None:
+            import fast_downward
+
+            fast_downward.close_lib(game.downward_lib)
+
+
+def _restore(environment: Mapping[str, str]) -> None:
+    for name in set(os.environ).difference(environment):
+        del os.environ[name]
+    for name, value in environment.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
