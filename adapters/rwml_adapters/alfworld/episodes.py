@@ -1,0 +1,158 @@
+"""Plays one ALFWorld episode and makes its trajectory.
+
+A turn is one decision of the actor, also one in the wrong form: the environment does not see that,
+but it counts. What goes wrong around the agent ends the episode as an infrastructure error that
+keeps the steps so far; it is never a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic import JsonValue
+
+from rwml.environments import Episode, infrastructure_error
+from rwml.errors import MissingExtraError, UsageError
+from rwml.schema import Fingerprint, Message, Outcome, Step, Trajectory
+from rwml_adapters.alfworld.env import AlfworldEnv
+from rwml_adapters.alfworld.policies import Actor, Decision, Policy, Situation
+from rwml_adapters.alfworld.prompts import NOTHING_HAPPENS, SYSTEM_PROMPT, Turn
+
+SOURCE = "alfworld"
+INVALID_KEY = "invalid"
+"""Step metadata: ``format`` for a reply in the wrong form, ``command`` for one not understood."""
+COMMANDS_KEY = "admissible_commands"
+"""Step metadata: what was possible when the action was chosen."""
+
+OpenGame = Callable[[], AlfworldEnv]
+
+
+@dataclass
+class _Play:
+    """An episode under way, with what it has so far also when it fails half way."""
+
+    environment: AlfworldEnv
+    actor: Actor
+    needs_plan: bool
+    first: str
+    info: dict[str, JsonValue]
+    steps: list[Step]
+    history: list[Turn]
+    won: bool = False
+
+    def turn(self) -> None:
+        """One decision, and what comes back."""
+        commands = _texts(self.info[COMMANDS_KEY])
+        situation = Situation(
+            first=self.first,
+            history=tuple(self.history),
+            commands=commands,
+            plan=self.environment.expert_plan() if self.needs_plan else (),
+        )
+        started_at = datetime.now(UTC)
+        decision = self.actor(situation)
+        if decision.command is None:
+            observation = NOTHING_HAPPENS
+        else:
+            observation, _, self.won, _, self.info = self.environment.step(decision.command)
+        self.history.append(Turn(decision.message.content or "", observation))
+        self.steps.append(_step(decision, observation, len(self.steps), commands, started_at))
+
+
+def play_episode(
+    episode: Episode,
+    policy: Policy,
+    *,
+    open_game: OpenGame,
+    fingerprint: Callable[[AlfworldEnv], Fingerprint],
+) -> Trajectory:
+    """Plays a whole episode.
+
+    Args:
+        episode: which one.
+        policy: who acts.
+        open_game: opens its game; the environment must allow at least as many steps.
+        fingerprint: what produced the trajectory, once the game is open.
+
+    Raises:
+        UsageError: the game cannot be played as asked for; another try would not help.
+        MissingExtraError: a package is missing.
+    """
+    started_at = datetime.now(UTC)
+    with open_game() as environment:
+        first, info = environment.reset(seed=episode.seed)
+        play = _Play(
+            environment=environment,
+            actor=policy.begin(episode.seed),
+            needs_plan=policy.needs_plan,
+            first=first,
+            info=info,
+            steps=[],
+            history=[],
+        )
+        outcome = _outcome(play, episode)
+        return Trajectory(
+            id=episode.id,
+            source=SOURCE,
+            task_id=episode.task.id,
+            split=episode.task.split,
+            initial=(
+                Message(role="system", content=SYSTEM_PROMPT),
+                Message(role="user", content=first),
+            ),
+            steps=tuple(play.steps),
+            outcome=outcome,
+            fingerprint=fingerprint(environment),
+            started_at=started_at,
+            metadata={"task_type": info["task_type"], "goal": info["goal"]},
+        )
+
+
+def _outcome(play: _Play, episode: Episode) -> Outcome:
+    try:
+        while not play.won and len(play.steps) < episode.max_steps:
+            play.turn()
+    except (UsageError, MissingExtraError):
+        raise
+    except Exception as error:  # noqa: BLE001 - any failure around the agent is one outcome
+        return infrastructure_error(error)
+    return Outcome(
+        status="completed" if play.won else "truncated",
+        success=play.won,
+        reward=float(play.won),
+    )
+
+
+def _step(
+    decision: Decision,
+    observation: str,
+    index: int,
+    commands: list[str],
+    started_at: datetime,
+) -> Step:
+    metadata: dict[str, JsonValue] = {**decision.metadata, COMMANDS_KEY: list(commands)}
+    invalid = None
+    if decision.command is None:
+        invalid = "format"
+    elif observation == NOTHING_HAPPENS:
+        invalid = "command"
+    if invalid is not None:
+        metadata[INVALID_KEY] = invalid
+    return Step(
+        index=index,
+        action=decision.message,
+        observation=(Message(role="user", content=observation),),
+        kind="environment",
+        status="ok" if invalid is None else "error",
+        started_at=started_at,
+        latency_s=decision.latency_s,
+        model=decision.model,
+        usage=decision.usage,
+        metadata=metadata,
+    )
+
+
+def _texts(value: JsonValue) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list) else []
