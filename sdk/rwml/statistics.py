@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
@@ -16,9 +16,13 @@ from rwml.errors import UsageError
 
 BOOTSTRAP_SAMPLES = 10_000
 """Resamples of a bootstrap interval (ours)."""
+CONFIDENCE = 0.95
+"""Of every interval."""
 MIN_CLUSTERS = 8
 """Fewest tasks from which a difference can be shown (ours)."""
 
+Row = tuple[str, int]
+"""A task and one trial of it."""
 Verdict = Literal["improved", "worse", "no difference shown"]
 
 
@@ -86,6 +90,151 @@ def clustered_bootstrap(
     )
 
 
+def wilson(successes: int, trials: int) -> Interval:
+    """Success rate of independent trials with Wilson's score interval (Wilson 1927).
+
+    It stays within 0 and 1, and says something where all or none succeeded.
+
+    Raises:
+        UsageError: there are no trials, or more successes than trials.
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise UsageError(f"need 1 or more trials and no more successes: {successes} of {trials}")
+    rate, z = successes / trials, _z()
+    low, high = _wilson_bounds(rate, trials, z)
+    return Interval(mean=rate, low=low, high=high, clusters=trials)
+
+
+def success_rate(successes: Mapping[Row, bool]) -> Interval:
+    """Success rate with the interval that the design allows.
+
+    Wilson's for one trial per task; over whole tasks (`clustered_bootstrap`) for several. Where all
+    rows are alike there is nothing to resample: then Wilson's, as if each task had one trial.
+
+    Args:
+        successes: by task and trial.
+
+    Raises:
+        UsageError: there are none.
+    """
+    tasks = {task for task, _ in successes}
+    won = sum(successes.values())
+    if won in (0, len(successes)) or len(tasks) == len(successes):
+        return wilson(round(len(tasks) * won / max(len(successes), 1)), len(tasks))
+    values = [float(value) for value in successes.values()]
+    return clustered_bootstrap(values, [task for task, _ in successes])
+
+
+def pass_hat_k(successes: Mapping[Row, bool], k: int) -> float | None:
+    """Chance that k trials of a task all succeed, averaged over tasks.
+
+    The unbiased estimate of tau-bench (arXiv 2406.12045, sec. 4): C(c, k) / C(n, k) for a task with
+    c successes in n trials. A task with fewer than k trials says nothing about k.
+
+    Args:
+        successes: by task and trial.
+        k: 1 or more.
+
+    Returns:
+        None where no task has k trials.
+
+    Raises:
+        UsageError: k is less than 1.
+    """
+    if k < 1:
+        raise UsageError(f"k must be 1 or more, not {k}")
+    of_task: dict[Hashable, list[bool]] = {}
+    for (task, _), success in successes.items():
+        of_task.setdefault(task, []).append(success)
+    chances = [
+        math.comb(sum(trials), k) / math.comb(len(trials), k)
+        for trials in of_task.values()
+        if len(trials) >= k
+    ]
+    return math.fsum(chances) / len(chances) if chances else None
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (n - 1), over seeds say; one value has no deviation.
+
+    Raises:
+        UsageError: there are no values.
+    """
+    if not values:
+        raise UsageError("no mean of nothing")
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    squares = math.fsum((value - mean) ** 2 for value in values)
+    return mean, math.sqrt(squares / (len(values) - 1))
+
+
+def paired_difference(base: Mapping[Row, float], trained: Mapping[Row, float]) -> Interval:
+    """Mean of trained minus base over the rows that both have, with its interval over tasks.
+
+    Pairing by task and trial takes the tasks' difficulty out of the noise.
+
+    Raises:
+        UsageError: they have no row in common.
+    """
+    rows = [row for row in trained if row in base]
+    if not rows:
+        raise UsageError("the two have no task and trial in common: nothing can be paired")
+    differences = [float(trained[row]) - float(base[row]) for row in rows]
+    return clustered_bootstrap(differences, [task for task, _ in rows])
+
+
+def tasks_for_width(
+    width: float, *, rate: float = 0.5, trials: int = 1, correlation: float = 1.0
+) -> int:
+    """Fewest tasks for which the interval of a success rate is no wider than `width`.
+
+    Args:
+        width: upper minus lower bound, more than 0 and less than 1.
+        rate: expected success rate; 0.5 needs most.
+        trials: of each task.
+        correlation: of the trials of one task, 0 to 1: k of them are worth k / (1 + (k - 1) r)
+            independent ones (Kish 1965, sec. 5.4). At 1, the cautious default, they are worth one.
+
+    Raises:
+        UsageError: an argument is out of its range.
+    """
+    if not 0 < width < 1 or not 0 <= rate <= 1 or trials < 1 or not 0 <= correlation <= 1:
+        raise UsageError(
+            "need a width between 0 and 1, a rate and a correlation from 0 to 1, and 1 or more "
+            f"trials: got {width}, {rate}, {correlation} and {trials}"
+        )
+    return math.ceil(_trials_for(width, rate) * (1 + (trials - 1) * correlation) / trials)
+
+
+def trials_for_width(
+    width: float, *, tasks: int, rate: float = 0.5, correlation: float = 0.0
+) -> int | None:
+    """Fewest trials of each of `tasks` tasks for which the interval is no wider than `width`.
+
+    Args:
+        width: as in `tasks_for_width`, like the others.
+        tasks: that there are.
+        rate: expected success rate.
+        correlation: of the trials of one task.
+
+    Returns:
+        None where no number of trials is enough: the tasks themselves are too few.
+
+    Raises:
+        UsageError: an argument is out of its range.
+    """
+    if tasks < 1:
+        raise UsageError(f"need 1 or more tasks, not {tasks}")
+    needed = tasks_for_width(width, rate=rate) / tasks
+    if needed <= 1:
+        tasks_for_width(width, rate=rate, correlation=correlation)  # the range of its arguments
+        return 1
+    if needed * correlation >= 1:
+        return None
+    return math.ceil(needed * (1 - correlation) / (1 - needed * correlation))
+
+
 def verdict(difference: Interval) -> Verdict:
     """The word that a difference has earned: only an interval that excludes 0 shows one.
 
@@ -129,3 +278,31 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     below = int(place)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def _z() -> float:
+    return NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+
+
+def _wilson_bounds(rate: float, trials: float, z: float) -> tuple[float, float]:
+    middle = rate + z * z / (2 * trials)
+    half = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    low, high = (middle - half) / scale, (middle + half) / scale
+    return (0.0 if rate == 0 else low), (1.0 if rate == 1 else high)
+
+
+def _trials_for(width: float, rate: float) -> int:
+    """Fewest independent trials; the width falls with their number, so it is halved in on."""
+    below, above, z = 0, 1, _z()
+
+    def is_enough(trials: int) -> bool:
+        low, high = _wilson_bounds(rate, trials, z)
+        return high - low <= width
+
+    while not is_enough(above):
+        below, above = above, above * 2
+    while above - below > 1:
+        middle = (below + above) // 2
+        below, above = (below, middle) if is_enough(middle) else (middle, above)
+    return above

@@ -50,6 +50,8 @@ def plan_episodes(
         known = ", ".join(environment.splits)
         raise UsageError(f"no split {split!r} in {environment.source}: use one of {known}")
     tasks = environment.tasks(split or environment.splits[0])
+    if not tasks:
+        raise UsageError(f"{environment.source} has no task in this split: use another one")
     return [
         Episode(
             task=task,
@@ -71,10 +73,10 @@ def episode_seed(seed: int, task_id: str, trial: int) -> int:
 
 def _select(tasks: Sequence[Task], *, ids: Sequence[str], first: int | None) -> Sequence[Task]:
     known = {task.id: task for task in tasks}
-    for id in ids:
-        if id not in known:
-            raise UsageError(f"no task {id!r} in this split: use one of {_some(list(known))}")
-    chosen = [known[id] for id in dict.fromkeys(ids)] if ids else tasks
+    for name in ids:
+        if name not in known:
+            raise UsageError(f"no task {name!r} in this split: use one of {_some(list(known))}")
+    chosen = [known[name] for name in dict.fromkeys(ids)] if ids else tasks
     return chosen[:first]
 
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
+from pydantic import JsonValue
+
+from rwml.content import well_formed
 from rwml.environments.contract import Environment, Episode
 from rwml.errors import AdapterError, MissingExtraError, UsageError
 from rwml.redaction import redact_secrets
@@ -25,6 +28,8 @@ RETRY_PAUSE_S = 1.0
 REASON_CHARS = 500
 """Length of a fault's text in the outcome (ours)."""
 FAULT = "infrastructure_error"
+STAMP = "episode"
+"""Metadata key of a trajectory under which the runner says which trial it was, and how long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +56,7 @@ def run_episodes(
     concurrency: int = 1,
     retries: int = RETRIES,
     pause_s: float = RETRY_PAUSE_S,
-) -> Iterator[Finished]:
+) -> Generator[Finished]:
     """Plays episodes and yields each when it has ended, in no certain order.
 
     When the caller stops (Ctrl-C too), no further episode is begun, and those that are running are
@@ -75,7 +80,7 @@ def run_episodes(
     return _run(_Player(environment, retries, pause_s), episodes, concurrency)
 
 
-def _run(player: _Player, episodes: Sequence[Episode], concurrency: int) -> Iterator[Finished]:
+def _run(player: _Player, episodes: Sequence[Episode], concurrency: int) -> Generator[Finished]:
     waiting: queue.SimpleQueue[Episode] = queue.SimpleQueue()
     done: queue.SimpleQueue[Finished | BaseException] = queue.SimpleQueue()
     for episode in episodes:
@@ -147,18 +152,20 @@ class _Player:
                 )
         except MissingExtraError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong around an agent is one outcome
+        except BaseException as error:  # noqa: BLE001 - also sys.exit: whatever it is, one outcome
             return _fault(error, episode, self._environment.source, self._fingerprint)
         return trajectory
 
 
 def infrastructure_error(error: BaseException) -> Outcome:
     """The outcome of an episode that a fault around the agent ended; secrets are taken out."""
-    text = redact_secrets(" ".join(str(error).split()))[:REASON_CHARS]
+    text = redact_secrets(well_formed(" ".join(str(error).split())))[:REASON_CHARS]
     return Outcome(status=FAULT, breakdown={"error_type": type(error).__name__, "reason": text})
 
 
-def _fault(error: Exception, episode: Episode, source: str, fingerprint: Fingerprint) -> Trajectory:
+def _fault(
+    error: BaseException, episode: Episode, source: str, fingerprint: Fingerprint
+) -> Trajectory:
     return Trajectory(
         id=episode.id,
         source=source,
@@ -170,6 +177,10 @@ def _fault(error: Exception, episode: Episode, source: str, fingerprint: Fingerp
 
 
 def _stamped(trajectory: Trajectory, episode: Episode) -> Trajectory:
-    """With what a later run must know to leave the episode alone."""
-    stamp = {"trial": episode.trial, "max_steps": episode.max_steps}
-    return trajectory.model_copy(update={"metadata": {**trajectory.metadata, **stamp}})
+    """With what a later run must know to leave the episode alone (see `STAMP`)."""
+    stamp: dict[str, JsonValue] = {
+        "trial": episode.trial,
+        "max_steps": episode.max_steps,
+        "steps": len(trajectory.steps),
+    }
+    return trajectory.model_copy(update={"metadata": {**trajectory.metadata, STAMP: stamp}})
