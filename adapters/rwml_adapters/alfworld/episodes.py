@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from rwml.environments import Episode, infrastructure_error
 from rwml.errors import MissingExtraError, UsageError
 from rwml.schema import Fingerprint, Message, Outcome, Step, Trajectory
+from rwml_adapters.agent_faults import agent_fault
 from rwml_adapters.alfworld.env import AlfworldEnv
 from rwml_adapters.alfworld.policies import Actor, Decision, Policy, Situation
 from rwml_adapters.alfworld.prompts import NOTHING_HAPPENS, SYSTEM_PROMPT, Turn
@@ -25,6 +26,8 @@ INVALID_KEY = "invalid"
 """Step metadata: ``format`` for a reply in the wrong form, ``command`` for one not understood."""
 COMMANDS_KEY = "admissible_commands"
 """Step metadata: what was possible when the action was chosen."""
+TASK_TYPE_KEY = "task_type"
+"""Metadata of a trajectory: the type of its task."""
 
 OpenGame = Callable[[], AlfworldEnv]
 
@@ -106,7 +109,7 @@ def play_episode(
             outcome=outcome,
             fingerprint=fingerprint(environment),
             started_at=started_at,
-            metadata={"task_type": info["task_type"], "goal": info["goal"]},
+            metadata={TASK_TYPE_KEY: info["task_type"], "goal": info["goal"]},
         )
 
 
@@ -117,7 +120,7 @@ def _outcome(play: _Play, episode: Episode) -> Outcome:
     except (UsageError, MissingExtraError):
         raise
     except Exception as error:  # noqa: BLE001 - any failure around the agent is one outcome
-        return infrastructure_error(error)
+        return agent_fault(error) or infrastructure_error(error)
     return Outcome(
         status="completed" if play.won else "truncated",
         success=play.won,

@@ -146,8 +146,10 @@ class AlfworldPool:
         )
         for place, last in enumerate(self._current()):
             answer = answers.get(place)
-            is_new = answer is not None and not isinstance(answer, Exception)
-            self._last[place] = _Last(*answer) if is_new else last._replace(reward=0.0)
+            if isinstance(answer, tuple):
+                self._last[place] = _Last(*answer)
+            else:
+                self._last[place] = last._replace(reward=0.0)
         _raise_first(answers)
         observations, rewards, terminated, truncated, infos = zip(*self._current(), strict=True)
         return list(observations), list(rewards), list(terminated), list(truncated), list(infos)

@@ -1,4 +1,4 @@
-"""ALFWorld's own figures over played episodes: where they succeed, and how they waste actions.
+"""ALFWorld's own figures over played episodes: how they waste actions, and how soon they succeed.
 
 RWML sec. 4 reports the share of invalid or inefficient actions: replies in the wrong form, "look"
 and "examine". What else changes nothing ("inventory", "help") is counted apart. Infrastructure
@@ -8,53 +8,31 @@ errors are no episodes here.
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from pydantic import JsonValue
 
 from rwml.schema import Step, Trajectory
-from rwml_adapters.alfworld.episodes import INVALID_KEY
-
-TRIAL_KEY = "trial"
-"""Metadata of a trajectory: the number of its attempt, set by who plays the episodes."""
+from rwml_adapters.alfworld.episodes import INVALID_KEY, TASK_TYPE_KEY
 
 
 def summarize(trajectories: Sequence[Trajectory]) -> dict[str, JsonValue]:
-    """Success by split and task type, wasted actions, and steps to success."""
+    """Wasted actions, and steps to success; success itself is in every environment's report."""
     judged = [each for each in trajectories if each.outcome.success is not None]
+    kinds = sorted({str(each.metadata.get(TASK_TYPE_KEY)) for each in judged})
     return {
-        "by_split_and_task_type": _by_type(judged),
-        "success_over_trials": _over_trials(judged),
-        "actions": _actions([step for each in judged for step in each.steps]),
-        "steps_to_success": _steps_to_success(judged),
+        **_figures(judged),
+        "by_task_type": {
+            kind: _figures([each for each in judged if each.metadata.get(TASK_TYPE_KEY) == kind])
+            for kind in kinds
+        },
     }
 
 
-def _by_type(trajectories: Sequence[Trajectory]) -> dict[str, JsonValue]:
-    groups: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    for each in trajectories:
-        kind = str(each.metadata.get("task_type"))
-        groups[each.split or "none"][kind].append(bool(each.outcome.success))
+def _figures(trajectories: Sequence[Trajectory]) -> dict[str, JsonValue]:
     return {
-        split: {
-            kind: {"episodes": len(won), "success_rate": statistics.fmean(won)}
-            for kind, won in sorted(kinds.items())
-        }
-        for split, kinds in sorted(groups.items())
-    }
-
-
-def _over_trials(trajectories: Sequence[Trajectory]) -> dict[str, JsonValue]:
-    """Mean and sample deviation of the trials' success rates; each trial has seeds of its own."""
-    trials: dict[str, list[bool]] = defaultdict(list)
-    for each in trajectories:
-        trials[str(each.metadata.get(TRIAL_KEY, 0))].append(bool(each.outcome.success))
-    rates = [statistics.fmean(won) for won in trials.values()]
-    return {
-        "trials": len(rates),
-        "mean": statistics.fmean(rates) if rates else None,
-        "deviation": statistics.stdev(rates) if len(rates) > 1 else None,
+        "actions": _actions([step for each in trajectories for step in each.steps]),
+        "steps_to_success": _steps_to_success(trajectories),
     }
 
 
