@@ -5,6 +5,7 @@ Importing this loads neither alfworld nor LangChain: the command line reads the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -112,12 +113,14 @@ class AlfworldBenchmark:
         return self._policy.name if self._logic == "installed" else f"{self._policy.name}-own-logic"
 
     def tasks(self, split: str) -> list[Task]:
-        """See `Environment`: one task per game."""
+        """See `Environment`: one task per game, the task types in turn, so that few are a mix."""
         games = find_games(split, data=self._data, task_types=self._task_types)
         if not games:
             raise UsageError(f"no {split} games of {', '.join(self._task_types or TASK_TYPES)}")
         self._games.update({f"{game.split}/{game.id}": game for game in games})
-        return [Task(id=game.id, split=game.split, kind=game.task_type) for game in games]
+        return [
+            Task(id=game.id, split=game.split, kind=game.task_type) for game in _in_turn(games)
+        ]
 
     def fingerprint(self) -> Fingerprint:
         """See `Environment`: with the logic of the first known game, and the one it runs on."""
@@ -224,6 +227,16 @@ def scripted_policy(
     if explore_rate is not None or error_rate is not None:
         raise UsageError("--explore-rate and --error-rate are for --policy explore")
     return Expert() if name == "expert" else RandomWalk()
+
+
+def _in_turn(games: Sequence[Game]) -> list[Game]:
+    """The first game of each task type, then the second of each, and so on."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for game in games:
+        ranked.append((seen[game.task_type], TASK_TYPES.index(game.task_type), game))
+        seen[game.task_type] += 1
+    return [game for *_, game in sorted(ranked, key=lambda each: each[:2])]
 
 
 def _data_version(game_logic: str, logic: str) -> str:
