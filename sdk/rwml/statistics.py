@@ -108,8 +108,11 @@ def wilson(successes: int, trials: int) -> Interval:
 def success_rate(successes: Mapping[Row, bool]) -> Interval:
     """Success rate with the interval that the design allows.
 
-    Wilson's for one trial per task; over whole tasks (`clustered_bootstrap`) for several. Where all
-    rows are alike there is nothing to resample: then Wilson's, as if each task had one trial.
+    Wilson's for one trial per task. For several, Wilson's for the effective number of trials: as
+    many independent ones as would vary as the tasks do, less what the few tasks leave unknown of
+    that (Korn and Graubard 1998; best of those in Dean and Pagano 2015, "Evaluating Confidence
+    Interval Methods for Binomial Proportions in Clustered Surveys"). A bootstrap over few tasks
+    covers too little where the rate is near 0 or 1.
 
     Args:
         successes: by task and trial.
@@ -117,12 +120,21 @@ def success_rate(successes: Mapping[Row, bool]) -> Interval:
     Raises:
         UsageError: there are none.
     """
-    tasks = {task for task, _ in successes}
+    of_task = _by_task(successes)
+    tasks, trials = len(of_task), len(successes)
     won = sum(successes.values())
-    if won in (0, len(successes)) or len(tasks) == len(successes):
-        return wilson(round(len(tasks) * won / max(len(successes), 1)), len(tasks))
-    values = [float(value) for value in successes.values()]
-    return clustered_bootstrap(values, [task for task, _ in successes])
+    if tasks == trials:
+        return wilson(won, trials)
+    rate = won / trials
+    if won in (0, trials) or tasks == 1:
+        worth = float(tasks)  # nothing says how much the trials of a task are alike
+    else:
+        squares = math.fsum((sum(rows) - rate * len(rows)) ** 2 for rows in of_task.values())
+        variance = tasks / (tasks - 1) * squares / trials**2
+        worth = min(rate * (1 - rate) / variance, trials) if variance else float(trials)
+        worth = max(worth * (_z() / _student(tasks - 1)) ** 2, 1.0)
+    low, high = _wilson_bounds(rate, worth, _z())
+    return Interval(mean=rate, low=low, high=high, clusters=tasks)
 
 
 def pass_hat_k(successes: Mapping[Row, bool], k: int) -> float | None:
@@ -143,12 +155,9 @@ def pass_hat_k(successes: Mapping[Row, bool], k: int) -> float | None:
     """
     if k < 1:
         raise UsageError(f"k must be 1 or more, not {k}")
-    of_task: dict[Hashable, list[bool]] = {}
-    for (task, _), success in successes.items():
-        of_task.setdefault(task, []).append(success)
     chances = [
         math.comb(sum(trials), k) / math.comb(len(trials), k)
-        for trials in of_task.values()
+        for trials in _by_task(successes).values()
         if len(trials) >= k
     ]
     return math.fsum(chances) / len(chances) if chances else None
@@ -258,12 +267,7 @@ def expanded_tail(clusters: int) -> float:
     three digits from 5 degrees of freedom on.
     """
     degrees = max(clusters - 1, 1)
-    normal = NormalDist()
-    z = normal.inv_cdf(0.975)
-    student = z + (z**3 + z) / (4 * degrees)
-    student += (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
-    student += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * degrees**3)
-    return normal.cdf(-student * math.sqrt((degrees + 1) / degrees))
+    return NormalDist().cdf(-_student(degrees) * math.sqrt((degrees + 1) / degrees))
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
@@ -282,6 +286,21 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 def _z() -> float:
     return NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+
+
+def _student(degrees: int) -> float:
+    """The 0.975 quantile of Student's t, by its Cornish-Fisher expansion."""
+    z = _z()
+    student = z + (z**3 + z) / (4 * degrees)
+    student += (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    return student + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * degrees**3)
+
+
+def _by_task(successes: Mapping[Row, bool]) -> dict[str, list[bool]]:
+    of_task: dict[str, list[bool]] = {}
+    for (task, _), success in successes.items():
+        of_task.setdefault(task, []).append(success)
+    return of_task
 
 
 def _wilson_bounds(rate: float, trials: float, z: float) -> tuple[float, float]:

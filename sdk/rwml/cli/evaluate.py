@@ -29,17 +29,25 @@ from rwml.cli.episodes import (
 )
 from rwml.cli.output import JsonFlag, emit, say
 from rwml.environments import Environment, Episode, Finished, plan_episodes
-from rwml.environments.folder import Kept, ResultsFolder
+from rwml.environments.charts import draw_report
+from rwml.environments.comparing import Report, check_bases, compare, describe, read_report
+from rwml.environments.folder import CHART, Kept, ResultsFolder
 from rwml.environments.reports import details_of, make_report, settings_of
 from rwml.environments.results import Result
 from rwml.environments.running import RETRIES
-from rwml.errors import UsageError
+from rwml.errors import MissingExtraError, UsageError
 from rwml.recorder import Recorder
 
 # Without RWML_STORE: what an evaluation plays must not get into a training store by accident.
 EvalStoreOption = Annotated[str | None, typer.Option("--store", help="Record into this store too.")]
 OutOption = Annotated[Path | None, typer.Option(help="Folder for results, report and chart.")]
+BaselineOption = Annotated[
+    Path | None, typer.Option(help="Folder or report.json of an evaluation to compare with.")
+]
 ResumeFlag = Annotated[bool, typer.Option("--resume", help="Go on with what --out holds.")]
+
+
+_OF_COMPARISON = ("base", "trained", "difference", "ci95", "verdict")
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class _Run:
     settings: Mapping[str, JsonValue]
     concurrency: int
     retries: int
+    baseline: Report | None
 
 
 def evaluate(
@@ -66,16 +75,20 @@ def evaluate(
     retries: RetriesOption = RETRIES,
     out: OutOption = None,
     resume: ResumeFlag = False,
+    baseline: BaselineOption = None,
     store: EvalStoreOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Success comes with its 95% interval, pass^k and a breakdown by kind of task.
+
+    With --baseline also the paired difference, and whether it is outside noise.
 
     With --out, Ctrl-C keeps what is done, and --resume goes on. Exit code 3 when no episode could
     be scored because of the infrastructure.
     """
     if resume and out is None:
         raise UsageError("--resume needs --out: the folder with what is done")
+    against = None if baseline is None else read_report(baseline)
     with opened(make) as environment:
         episodes = plan_episodes(
             environment, split=split, first=tasks, task_ids=task_id or (),
@@ -84,7 +97,10 @@ def evaluate(
         settings = settings_of(
             environment, episodes, split=split or environment.splits[0], seed=seed
         )
-        run = _Run(environment, episodes, settings, concurrency, retries)
+        if against is not None:
+            way_out = "evaluate on the same, or leave --baseline out and see rwml compare"
+            check_bases(against, settings, way_out=way_out)
+        run = _Run(environment, episodes, settings, concurrency, retries, against)
         report = _evaluate(run, out=out, resume=resume, store=store)
     emit(report, as_json=json, text=_text(report))
     faults = report["infrastructure_errors"]
@@ -122,6 +138,7 @@ def _evaluate(
         report = _report(run, kept)
         if folder is not None:
             folder.write_report(report)
+            _draw(report, folder.path / CHART)
         return report
 
 
@@ -129,7 +146,19 @@ def _report(run: _Run, kept: Mapping[str, Kept]) -> dict[str, JsonValue]:
     ordered = [kept[episode.id] for episode in run.episodes]
     played = [k.trajectory for k in ordered if k.trajectory and not k.result.is_fault]
     details = details_of(run.environment, played)
-    return make_report(run.settings, [k.result for k in ordered], details=details)
+    report = make_report(run.settings, [k.result for k in ordered], details=details)
+    if run.baseline is not None:
+        comparison = compare(run.baseline, report)
+        report |= {name: comparison[name] for name in _OF_COMPARISON}
+        report["comparison"] = comparison
+    return report
+
+
+def _draw(report: Mapping[str, JsonValue], path: Path) -> None:
+    try:
+        draw_report(report, path)
+    except MissingExtraError as error:
+        say(f"rwml: no chart: {error}")
 
 
 def _say_interrupted(done: int, wanted: int, out: Path | None) -> None:
@@ -152,4 +181,6 @@ def _text(report: Mapping[str, Any]) -> str:
         lines.append(f"{kind}: {figures['tasks']} tasks, {rate(figures['success_rate'])}")
     if report["infrastructure_errors"]:
         lines.append(f"{report['infrastructure_errors']} infrastructure errors, not scored")
+    if "comparison" in report:
+        lines.append(describe(report["comparison"]))
     return "\n".join(lines)

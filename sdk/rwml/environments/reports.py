@@ -15,10 +15,13 @@ from rwml.environments.contract import Environment, Episode, Summarizes
 from rwml.environments.results import Result, count
 from rwml.redaction import describe
 from rwml.schema import Trajectory
-from rwml.statistics import Interval, mean_and_deviation, pass_hat_k, success_rate
+from rwml.statistics import Interval, mean_and_deviation, pass_hat_k, success_rate, tasks_for_width
 
 BASIS = ("source", "package", "version", "data_version", "split", "max_steps", "user_simulator")
 """What must be the same for two evaluations to be compared."""
+
+WIDTHS = (0.1, 0.2)
+"""Of intervals, for which a report says how many tasks they need (ours)."""
 
 
 def settings_of(
@@ -73,6 +76,7 @@ def make_report(
             for k in range(1, trials + 1)
             if (chance := pass_hat_k(judged, k)) is not None
         },
+        "tasks_for_width": _tasks_for_width(judged),
         "over_trials": _over_trials(results),
         "by_kind": by_kind(results),
         "details": dict(details),
@@ -125,6 +129,14 @@ def by_kind(results: Sequence[Result]) -> dict[str, JsonValue]:
         of_it = [result for result in results if result.kind == kind]
         found[kind] = {**count(of_it), "ci95": interval_of(successes(of_it))}
     return found
+
+
+def _tasks_for_width(judged: Mapping[tuple[str, int], bool]) -> dict[str, JsonValue]:
+    """How many tasks an interval of so many points needs at this success rate."""
+    if not judged:
+        return {}
+    rate = sum(judged.values()) / len(judged)
+    return {f"{width:g}": tasks_for_width(width, rate=rate) for width in WIDTHS}
 
 
 def _over_trials(results: Sequence[Result]) -> dict[str, JsonValue] | None:
