@@ -154,6 +154,28 @@ def test_a_react_agent_plays() -> None:
     assert "reply" not in step.metadata
 
 
+def test_a_graph_of_ones_own_plays_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_alfworld_agent.py").write_text(
+        "from langgraph.graph import END, START, MessagesState, StateGraph\n"
+        "def make(model, seed):\n"
+        "    ask = lambda state: {'messages': [model.invoke(state['messages'])]}\n"
+        "    builder = StateGraph(MessagesState)\n"
+        "    builder.add_node('ask', ask)\n"
+        "    builder.add_edge(START, 'ask')\n"
+        "    builder.add_edge('ask', END)\n"
+        "    return builder.compile()\n"
+    )
+    endpoint.replies = ["<action>inventory</action>"]
+    result = invoke(*through(endpoint, "--agent", "my_alfworld_agent:make", "--max-steps", "1"))
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["agent"] == "my_alfworld_agent:make-openai/tiny"
+    assert report["details"]["actions"]["inventory_or_help_share"] == 1.0
+
+
 def test_an_agent_may_remember_less() -> None:
     prompts: list[str] = []
 
@@ -325,10 +347,12 @@ def test_what_is_recorded_is_not_played_again(tmp_path: Path) -> None:
         (["--split", "test"], "no split 'test'"),
         (["--policy", "clever"], "use one of explore, expert, random"),
         (["--policy", "expert", "--error-rate", "0.1"], "are for --policy explore"),
-        (["--model", "openai/x", "--policy", "expert"], "leave out --model"),
+        (["--model", "openai/x", "--policy", "expert"], "leave out --model and --agent"),
         (["--model", "openai/x", "--history", "-1"], "--history must be 0 or more"),
-        (["--history", "3"], "--history is for a model"),
+        (["--history", "3"], "--history is for a model or a graph"),
         (["--api-base", "http://127.0.0.1:9"], "add --model"),
+        (["--agent", "nowhere"], "'nowhere' is no reference: write it as module:name"),
+        (["--agent", "json:__name__"], "is no graph factory"),
     ],
 )
 def test_wrong_use_is_one_clear_line(

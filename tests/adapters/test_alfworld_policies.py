@@ -59,6 +59,12 @@ def test_what_is_done_follows_from_the_seed(name: str) -> None:
     assert decide(name, 5, 40) != decide(name, 6, 40)
 
 
+def test_where_no_plan_is_left_the_exploring_policy_walks_on() -> None:
+    actor = scripted_policy("explore", explore_rate=0.0, error_rate=0.0).begin(0)
+    decision = actor(Situation(first=FIRST, history=(), commands=COMMANDS))
+    assert decision.command in COMMANDS
+
+
 def test_the_random_policy_takes_everything_that_is_possible() -> None:
     done = {command for command, _ in decide("random", 0, 300)}
     assert done == set(COMMANDS)

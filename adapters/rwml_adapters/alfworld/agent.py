@@ -60,22 +60,44 @@ def litellm_policy(options: ModelOptions, *, turns: int | None = None) -> GraphP
         turns: see `GraphPolicy`.
 
     Raises:
-        MissingExtraError: langgraph, langchain or langchain-litellm is not installed.
-        UsageError: tools in words were asked for; this agent has none.
+        UsageError: a number of turns below 0.
     """
-    require("litellm", "langchain_litellm")
-    if options.tools_as_text:
-        raise UsageError("--tools-as-text is of no use in ALFWorld: its agent has no tools")
-    details = [options.agent_name]
-    if options.temperature is not None:
-        details.append(f"t{options.temperature:g}")
-    if turns is not None:
-        details.append(f"h{turns}")
-    return GraphPolicy(
-        name="-".join(details),
-        graph_factory=lambda seed: react_graph(chat_model(options, seed=seed)),
-        turns=turns,
+    return graph_policy(
+        lambda model, seed: react_graph(model), name="", options=options, turns=turns
     )
+
+
+def graph_policy(
+    factory: Callable[[Any, int], Any],
+    *,
+    name: str,
+    options: ModelOptions | None = None,
+    turns: int | None = None,
+) -> GraphPolicy:
+    """A policy over somebody's own graph.
+
+    Args:
+        factory: ``(LangChain chat model or None, seed) -> compiled graph``, once per episode.
+        name: of the agent.
+        options: the model that the factory is given; None for none.
+        turns: see `GraphPolicy`.
+
+    Raises:
+        UsageError: a number of turns below 0.
+    """
+
+    def make(seed: int) -> Any:
+        made = factory(chat_model(options, seed=seed) if options else None, seed)
+        if made is None:
+            raise AdapterError(f"the graph factory {name} returned nothing: return a graph")
+        return made
+
+    parts = [name, options.agent_name if options else ""]
+    if options and options.temperature is not None:
+        parts.append(f"t{options.temperature:g}")
+    if turns is not None:
+        parts.append(f"h{turns}")
+    return GraphPolicy(name="-".join(filter(None, parts)), graph_factory=make, turns=turns)
 
 
 def react_graph(model: Any) -> Any:

@@ -17,8 +17,9 @@ from pydantic import JsonValue
 from rwml.environments import Environment, Episode, Task
 from rwml.errors import UsageError
 from rwml.extras import require
+from rwml.references import load_reference
 from rwml.schema import Fingerprint, Trajectory
-from rwml_adapters.alfworld.agent import litellm_policy
+from rwml_adapters.alfworld.agent import graph_policy, litellm_policy
 from rwml_adapters.alfworld.engine import EngineName
 from rwml_adapters.alfworld.env import MAX_STEPS, AlfworldEnv
 from rwml_adapters.alfworld.episodes import SOURCE, play_episode
@@ -34,6 +35,7 @@ from rwml_adapters.models import (
     KeyVariableOption,
     MaxTokensOption,
     ModelOption,
+    ModelOptions,
     TemperatureOption,
     TimeoutOption,
     read_model_options,
@@ -54,8 +56,12 @@ ExploreRateOption = Annotated[
 ErrorRateOption = Annotated[
     float | None, typer.Option(help=f"explore: share of mistakes ({ERROR_RATE:g} by default).")
 ]
+AgentOption = Annotated[
+    str | None,
+    typer.Option(help="Graph factory of your own, as module:name; see docs/alfworld.md."),
+]
 HistoryOption = Annotated[
-    int | None, typer.Option(help="Turns that the model's prompt tells; all by default.")
+    int | None, typer.Option(help="Turns that the prompt tells; all by default.")
 ]
 EngineOption = Annotated[EngineName, typer.Option(help="Both give the same texts.")]
 LogicOption = Annotated[
@@ -118,9 +124,7 @@ class AlfworldBenchmark:
         if not games:
             raise UsageError(f"no {split} games of {', '.join(self._task_types or TASK_TYPES)}")
         self._games.update({f"{game.split}/{game.id}": game for game in games})
-        return [
-            Task(id=game.id, split=game.split, kind=game.task_type) for game in _in_turn(games)
-        ]
+        return [Task(id=game.id, split=game.split, kind=game.task_type) for game in _in_turn(games)]
 
     def fingerprint(self) -> Fingerprint:
         """See `Environment`: with the logic of the first known game, and the one it runs on."""
@@ -176,13 +180,14 @@ def alfworld(
     temperature: TemperatureOption = None,
     max_tokens: MaxTokensOption = None,
     request_timeout: TimeoutOption = REQUEST_TIMEOUT_S,
+    agent: AgentOption = None,
     history: HistoryOption = None,
     task_type: TaskTypeOption = None,
     engine: EngineOption = "fast",
     logic: LogicOption = "installed",
     data: DataOption = None,
 ) -> Environment:
-    """ALFWorld: household tasks in text, played by a script or by any LiteLLM model.
+    """ALFWorld: household tasks in text, played by a script, any LiteLLM model, or your graph.
 
     Raises:
         UsageError: options that do not go together, or have impossible values.
@@ -197,14 +202,16 @@ def alfworld(
         max_tokens=max_tokens,
         timeout_s=request_timeout,
     )
-    if options is None:
+    if options is None and agent is None:
         if history is not None:
-            raise UsageError("--history is for a model: add --model")
+            raise UsageError("--history is for a model or a graph: add --model or --agent")
         actor = scripted_policy(policy, explore_rate=explore_rate, error_rate=error_rate)
     else:
         if policy is not None or explore_rate is not None or error_rate is not None:
-            raise UsageError("--policy and its rates are for scripted agents: leave out --model")
-        actor = litellm_policy(options, turns=history)
+            raise UsageError(
+                "--policy and its rates are for scripts: leave out --model and --agent"
+            )
+        actor = _graph_policy(agent, options, history)
     return AlfworldBenchmark(actor, data=data, task_types=task_type, engine=engine, logic=logic)
 
 
@@ -227,6 +234,18 @@ def scripted_policy(
     if explore_rate is not None or error_rate is not None:
         raise UsageError("--explore-rate and --error-rate are for --policy explore")
     return Expert() if name == "expert" else RandomWalk()
+
+
+def _graph_policy(agent: str | None, options: ModelOptions | None, turns: int | None) -> Policy:
+    if agent is None and options is not None:
+        return litellm_policy(options, turns=turns)
+    factory = load_reference(agent or "")
+    if not callable(factory):
+        raise UsageError(
+            f"{agent} is no graph factory: name a function that takes a chat model (None without "
+            f"--model) and a seed, and returns a compiled graph"
+        )
+    return graph_policy(factory, name=agent or "", options=options, turns=turns)
 
 
 def _in_turn(games: Sequence[Game]) -> list[Game]:

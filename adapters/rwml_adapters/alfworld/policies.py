@@ -154,6 +154,8 @@ class Explorer:
                 return _said(mistake, "mistake")
             if drawn < self.error_rate + self.explore_rate:
                 return _detour(situation, rng)
+            if not situation.plan:  # a detour has closed the way
+                return _detour(situation, rng)
             return _said(_planned(situation), "plan")
 
         return act
