@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -244,10 +245,10 @@ def test_a_graph_of_another_shape_is_said() -> None:
 def test_an_expert_without_a_plan_is_no_failure() -> None:
     class Planless:
         name = "planless"
-        needs_plan = False
 
         def begin(self, seed: int) -> Actor:
-            return scripted_policy("expert").begin(seed)
+            act = scripted_policy("expert").begin(seed)
+            return lambda situation: act(replace(situation, plan=list))
 
     outcome = play(Planless()).outcome
     assert outcome.status == "infrastructure_error"

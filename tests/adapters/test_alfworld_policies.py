@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -36,7 +38,7 @@ SITUATION = Situation(
     first=FIRST,
     history=(Turn("go to fridge 1", "You arrive at fridge 1. The fridge 1 is closed."),),
     commands=COMMANDS,
-    plan=PLAN,
+    plan=lambda: PLAN,
 )
 
 
@@ -47,10 +49,27 @@ def decide(name: str, seed: int, turns: int, **rates: float) -> list[tuple[str |
 
 
 def test_the_expert_follows_the_plan() -> None:
-    assert decide("expert", 1, 2) == [(PLAN[0], "plan")] * 2
+    assert decide("expert", 1, 2) == [(PLAN[0], "plan"), (PLAN[1], "plan")]
     actor = scripted_policy("expert").begin(0)
     with pytest.raises(AdapterError, match="no way to the goal"):
-        actor(Situation(first=FIRST, history=(), commands=COMMANDS))
+        actor(replace(SITUATION, plan=list))
+
+
+def test_the_planner_is_asked_again_only_after_something_else() -> None:
+    asked: list[int] = []
+
+    def plan() -> list[str]:
+        asked.append(1)
+        return PLAN[:2]
+
+    actor = scripted_policy("expert").begin(0)
+    for _ in range(4):  # both are possible, so that the plan goes on
+        actor(replace(SITUATION, plan=plan))
+    assert len(asked) == 2
+    actor = scripted_policy("explore", explore_rate=0.5, error_rate=0.0).begin(0)
+    moves = [str(actor(replace(SITUATION, plan=plan)).metadata["move"]) for _ in range(40)]
+    detours = sum(before != "plan" and now == "plan" for before, now in pairwise(moves))
+    assert len(asked) - 2 >= detours > 5
 
 
 @pytest.mark.parametrize("name", ["random", "explore"])
@@ -61,7 +80,7 @@ def test_what_is_done_follows_from_the_seed(name: str) -> None:
 
 def test_where_no_plan_is_left_the_exploring_policy_walks_on() -> None:
     actor = scripted_policy("explore", explore_rate=0.0, error_rate=0.0).begin(0)
-    decision = actor(Situation(first=FIRST, history=(), commands=COMMANDS))
+    decision = actor(replace(SITUATION, plan=list))
     assert decision.command in COMMANDS
 
 

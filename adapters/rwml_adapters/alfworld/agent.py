@@ -40,7 +40,6 @@ class GraphPolicy:
     name: str
     graph_factory: GraphFactory
     turns: int | None = None
-    needs_plan: bool = False
 
     def __post_init__(self) -> None:
         if self.turns is not None and self.turns < 0:

@@ -38,7 +38,6 @@ class _Play:
 
     environment: AlfworldEnv
     actor: Actor
-    needs_plan: bool
     first: str
     info: dict[str, JsonValue]
     steps: list[Step]
@@ -52,7 +51,7 @@ class _Play:
             first=self.first,
             history=tuple(self.history),
             commands=commands,
-            plan=self.environment.expert_plan() if self.needs_plan else (),
+            plan=self.environment.expert_plan,
         )
         started_at = datetime.now(UTC)
         decision = self.actor(situation)
@@ -89,7 +88,6 @@ def play_episode(
         play = _Play(
             environment=environment,
             actor=policy.begin(episode.seed),
-            needs_plan=policy.needs_plan,
             first=first,
             info=info,
             steps=[],

@@ -33,13 +33,13 @@ class Situation:
         first: the first observation, which holds the task.
         history: the turns so far.
         commands: admissible commands.
-        plan: the planner's commands from here; empty where the policy asked for none.
+        plan: asks the planner for commands that win from here; it takes time.
     """
 
     first: str
     history: Sequence[Turn]
     commands: Sequence[str]
-    plan: Sequence[str] = ()
+    plan: Callable[[], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,6 @@ class Policy(Protocol):
         """Part of the trajectories' ids."""
         ...
 
-    @property
-    def needs_plan(self) -> bool:
-        """The situations must hold the planner's commands."""
-        ...
-
     def begin(self, seed: int) -> Actor:
         """An actor for one episode, with a state of its own."""
         ...
@@ -89,11 +84,18 @@ class Expert:
     """Follows the planner, which knows where everything is."""
 
     name: str = "expert"
-    needs_plan: bool = True
 
     def begin(self, seed: int) -> Actor:
         """See `Policy`."""
-        return lambda situation: _said(_planned(situation), "plan")
+        plan = _Plan()
+
+        def act(situation: Situation) -> Decision:
+            command = plan.next(situation)
+            if command is None:
+                raise AdapterError("the planner found no way to the goal from here")
+            return _said(command, "plan")
+
+        return act
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,6 @@ class RandomWalk:
     """Takes any admissible command."""
 
     name: str = "random"
-    needs_plan: bool = False
 
     def begin(self, seed: int) -> Actor:
         """See `Policy`."""
@@ -123,7 +124,6 @@ class Explorer:
 
     explore_rate: float
     error_rate: float
-    needs_plan: bool = True
 
     def __post_init__(self) -> None:
         for option, rate in (
@@ -145,26 +145,39 @@ class Explorer:
 
     def begin(self, seed: int) -> Actor:
         """See `Policy`."""
-        rng = random.Random(seed)  # noqa: S311 - a walk, not security
+        rng, plan = random.Random(seed), _Plan()  # noqa: S311 - a walk, not security
 
         def act(situation: Situation) -> Decision:
             drawn = rng.random()
             if drawn < self.error_rate:
                 mistake = make_mistake(_seen(situation), commands=situation.commands, rng=rng)
                 return _said(mistake, "mistake")
-            if drawn < self.error_rate + self.explore_rate:
+            command = None
+            if drawn >= self.error_rate + self.explore_rate:
+                command = plan.next(situation)  # None: a detour has closed the way
+            if command is None:
+                plan.forget()
                 return _detour(situation, rng)
-            if not situation.plan:  # a detour has closed the way
-                return _detour(situation, rng)
-            return _said(_planned(situation), "plan")
+            return _said(command, "plan")
 
         return act
 
 
-def _planned(situation: Situation) -> str:
-    if not situation.plan:
-        raise AdapterError("the planner found no way to the goal from here")
-    return situation.plan[0]
+class _Plan:
+    """The planner's commands, asked for again only when something else was done."""
+
+    def __init__(self) -> None:
+        self._left: list[str] = []
+
+    def next(self, situation: Situation) -> str | None:
+        """The next command; None when there is no way to the goal."""
+        if not self._left or self._left[0] not in situation.commands:
+            self._left = list(situation.plan())
+        return self._left.pop(0) if self._left else None
+
+    def forget(self) -> None:
+        """The household may change by something that is not in the plan."""
+        self._left = []
 
 
 def _detour(situation: Situation, rng: random.Random) -> Decision:
