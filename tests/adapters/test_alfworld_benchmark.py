@@ -21,11 +21,11 @@ from rwml.cli.app import build_app
 from rwml.environments import Episode, Task, plan_episodes, run_episodes
 from rwml.errors import RwmlError, UsageError
 from rwml.schema import Message, Outcome, Trajectory
-from rwml.testing import ScriptedChatModel
+from rwml.testing import ScriptedChatModel, check_environment
 from rwml_adapters.alfworld.agent import GraphPolicy, react_graph
 from rwml_adapters.alfworld.benchmark import AlfworldBenchmark, scripted_policy
 from rwml_adapters.alfworld.episodes import INVALID_KEY
-from rwml_adapters.alfworld.games import TASK_TYPES
+from rwml_adapters.alfworld.games import SPLITS, TASK_TYPES
 from rwml_adapters.alfworld.policies import Actor, Policy
 from rwml_adapters.alfworld.prompts import NOTHING_HAPPENS, SYSTEM_PROMPT
 from rwml_adapters.alfworld.reporting import summarize
@@ -112,6 +112,15 @@ def test_a_trajectory_holds_what_a_world_model_learns_from() -> None:
     assert print_.version
     assert print_.agent == "explore-0.3-0.3"
     assert re.fullmatch(r"own:\w+ on alfworld-[\d.]+:\w+", print_.data_version or "")
+
+
+def test_the_contract_of_environments_is_kept(tmp_path: Path) -> None:
+    for split in SPLITS:
+        for game in require_games("valid_seen" if split == "train" else split)[:2]:
+            folder = tmp_path / split / game.id
+            folder.mkdir(parents=True)
+            (folder / game.file.name).symlink_to(game.file)
+    check_environment(lambda: AlfworldBenchmark(scripted_policy("explore"), data=tmp_path))
 
 
 def test_the_same_episode_is_played_again_the_same_way() -> None:

@@ -38,6 +38,8 @@ def test_every_command_of_a_page_runs(
             store.add(make_trajectory(task))
     if page.stem in NEED_GAMES:
         monkeypatch.setenv("ALFWORLD_DATA", str(require_games("valid_train")[0].file.parents[3]))
+    for module in (ROOT / "examples/custom_environment").glob("shop*.py"):
+        (tmp_path / module.name).write_bytes(module.read_bytes())
     log = ROOT / "tests/data/ingest/openinference.jsonl.gz"
     (tmp_path / "traces.jsonl").write_bytes(gzip.decompress(log.read_bytes()))
     for command in commands(page):

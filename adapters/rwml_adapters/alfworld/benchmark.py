@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +25,7 @@ from rwml_adapters.alfworld.engine import EngineName
 from rwml_adapters.alfworld.env import MAX_STEPS, AlfworldEnv
 from rwml_adapters.alfworld.episodes import SOURCE, play_episode
 from rwml_adapters.alfworld.games import SPLITS, TASK_TYPES, Game, find_games
-from rwml_adapters.alfworld.logic import LogicName, load_game
+from rwml_adapters.alfworld.logic import GameText, LogicName, load_game
 from rwml_adapters.alfworld.policies import Expert, Explorer, Policy, RandomWalk
 from rwml_adapters.alfworld.reporting import summarize
 from rwml_adapters.models import (
@@ -127,12 +128,15 @@ class AlfworldBenchmark:
         return [Task(id=game.id, split=game.split, kind=game.task_type) for game in _in_turn(games)]
 
     def fingerprint(self) -> Fingerprint:
-        """See `Environment`: with the logic of the first known game, and the one it runs on."""
-        game = next(iter(self._games.values()), None)
-        text = None if game is None else load_game(game.file, logic=self._logic)
-        return self._fingerprint(
-            None if text is None else _data_version(text.game_logic, text.logic)
-        )
+        """See `Environment`: with the logic of the first game at hand, and the one it runs on.
+
+        All games of a release carry the same.
+        """
+        for split in SPLITS:
+            with suppress(UsageError):  # one that was not downloaded
+                game = find_games(split, data=self._data)[0]
+                return self._fingerprint(load_game(game.file, logic=self._logic))
+        return self._fingerprint(None)
 
     def play(self, episode: Episode) -> Trajectory:
         """See `Environment`."""
@@ -146,9 +150,7 @@ class AlfworldBenchmark:
             )
 
         def fingerprint(environment: AlfworldEnv) -> Fingerprint:
-            text = environment.text
-            made = self._fingerprint(_data_version(text.game_logic, text.logic))
-            return made.model_copy(update={"seed": episode.seed})
+            return self._fingerprint(environment.text).model_copy(update={"seed": episode.seed})
 
         return play_episode(episode, self._policy, open_game=open_game, fingerprint=fingerprint)
 
@@ -159,11 +161,12 @@ class AlfworldBenchmark:
     def close(self) -> None:
         """Nothing is held between episodes."""
 
-    def _fingerprint(self, data_version: str | None) -> Fingerprint:
+    def _fingerprint(self, text: GameText | None) -> Fingerprint:
+        """With both logics: the one that the game carries, and the one that it runs on."""
         return Fingerprint(
             package="alfworld",
             version=version("alfworld"),
-            data_version=data_version,
+            data_version=None if text is None else f"{text.game_logic} on {text.logic}",
             agent=self.agent,
         )
 
@@ -256,8 +259,3 @@ def _in_turn(games: Sequence[Game]) -> list[Game]:
         ranked.append((seen[game.task_type], TASK_TYPES.index(game.task_type), game))
         seen[game.task_type] += 1
     return [game for *_, game in sorted(ranked, key=lambda each: each[:2])]
-
-
-def _data_version(game_logic: str, logic: str) -> str:
-    """Both logics: the one that the games carry, and the one that they run on."""
-    return f"{game_logic} on {logic}"

@@ -5,8 +5,8 @@ A third party fulfils `Environment` and announces a factory in the entry-point g
 """
 
 from rwml.environments.contract import Environment, Episode, Factory, Summarizes, Task
-from rwml.environments.planning import episode_seed, plan_episodes
-from rwml.environments.running import Finished, infrastructure_error, run_episodes
+from rwml.environments.planning import check_split, episode_seed, plan_episodes
+from rwml.environments.running import Finished, infrastructure_error, new_trajectory, run_episodes
 
 __all__ = [
     "Environment",
@@ -15,8 +15,10 @@ __all__ = [
     "Finished",
     "Summarizes",
     "Task",
+    "check_split",
     "episode_seed",
     "infrastructure_error",
+    "new_trajectory",
     "plan_episodes",
     "run_episodes",
 ]

@@ -46,10 +46,9 @@ def plan_episodes(
     for name, number in (("--tasks", first), ("--trials", trials), ("--max-steps", steps)):
         if number is not None and number < 1:
             raise UsageError(f"{name} must be 1 or more, not {number}")
-    if split is not None and split not in environment.splits:
-        known = ", ".join(environment.splits)
-        raise UsageError(f"no split {split!r} in {environment.source}: use one of {known}")
-    tasks = environment.tasks(split or environment.splits[0])
+    split = environment.splits[0] if split is None else split
+    check_split(environment, split)
+    tasks = environment.tasks(split)
     if not tasks:
         raise UsageError(f"{environment.source} has no task in this split: use another one")
     return [
@@ -63,6 +62,17 @@ def plan_episodes(
         for trial in range(trials)
         for task in _select(tasks, ids=task_ids, first=first)
     ]
+
+
+def check_split(environment: Environment, split: str) -> None:
+    """Refuses a split that the environment does not have.
+
+    Raises:
+        UsageError: it has none of this name; it says which ones it has.
+    """
+    if split not in environment.splits:
+        known = ", ".join(environment.splits)
+        raise UsageError(f"no split {split!r} in {environment.source}: use one of {known}")
 
 
 def episode_seed(seed: int, task_id: str, trial: int) -> int:

@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -19,7 +21,7 @@ from rwml.content import well_formed
 from rwml.environments.contract import Environment, Episode
 from rwml.errors import AdapterError, MissingExtraError, UsageError
 from rwml.redaction import redact_secrets
-from rwml.schema import Fingerprint, Outcome, Trajectory
+from rwml.schema import Outcome, Trajectory
 
 RETRIES = 2
 """Further attempts at an episode after a fault of the infrastructure (ours)."""
@@ -105,7 +107,6 @@ class _Player:
     def __init__(self, environment: Environment, retries: int, pause_s: float) -> None:
         self.stop = threading.Event()
         self._environment = environment
-        self._fingerprint = environment.fingerprint()
         self._retries = retries
         self._pause_s = pause_s
 
@@ -131,13 +132,14 @@ class _Player:
         attempts = 0
         while True:
             attempts += 1
+            started_at = datetime.now(UTC)
             trajectory = self._attempt(episode)
             is_last = attempts > self._retries or trajectory.outcome.status != FAULT
             if is_last or self.stop.wait(self._pause_s * 2 ** (attempts - 1)):
                 break
         return Finished(
             episode=episode,
-            trajectory=_stamped(trajectory, episode),
+            trajectory=_stamped(trajectory, episode, started_at),
             attempts=attempts,
             seconds=time.monotonic() - began,
         )
@@ -153,7 +155,8 @@ class _Player:
         except MissingExtraError:
             raise
         except BaseException as error:  # noqa: BLE001 - also sys.exit: whatever it is, one outcome
-            return _fault(error, episode, self._environment.source, self._fingerprint)
+            outcome = infrastructure_error(error)
+            return new_trajectory(self._environment, episode, outcome=outcome)
         return trajectory
 
 
@@ -163,24 +166,35 @@ def infrastructure_error(error: BaseException) -> Outcome:
     return Outcome(status=FAULT, breakdown={"error_type": type(error).__name__, "reason": text})
 
 
-def _fault(
-    error: BaseException, episode: Episode, source: str, fingerprint: Fingerprint
-) -> Trajectory:
-    return Trajectory(
-        id=episode.id,
-        source=source,
-        task_id=episode.task.id,
-        split=episode.task.split,
-        outcome=infrastructure_error(error),
-        fingerprint=fingerprint.model_copy(update={"seed": episode.seed}),
-    )
+def new_trajectory(environment: Environment, episode: Episode, **fields: Any) -> Trajectory:
+    """The trajectory of an episode: who, what and on which package, and the fields given.
+
+    Args:
+        environment: that played it.
+        episode: as it was asked for.
+        **fields: of `rwml.Trajectory`: ``initial``, ``tools``, ``steps``, ``outcome`` and so on.
+    """
+    fingerprint = environment.fingerprint().model_copy(update={"seed": episode.seed})
+    known = {
+        "id": episode.id,
+        "source": environment.source,
+        "task_id": episode.task.id,
+        "split": episode.task.split,
+        "fingerprint": fingerprint,
+    }
+    return Trajectory(**(known | fields))
 
 
-def _stamped(trajectory: Trajectory, episode: Episode) -> Trajectory:
+def _stamped(trajectory: Trajectory, episode: Episode, started_at: datetime) -> Trajectory:
     """With what a later run must know to leave the episode alone (see `STAMP`)."""
     stamp: dict[str, JsonValue] = {
         "trial": episode.trial,
         "max_steps": episode.max_steps,
         "steps": len(trajectory.steps),
     }
-    return trajectory.model_copy(update={"metadata": {**trajectory.metadata, STAMP: stamp}})
+    return trajectory.model_copy(
+        update={
+            "metadata": {**trajectory.metadata, STAMP: stamp},
+            "started_at": trajectory.started_at or started_at,
+        }
+    )
