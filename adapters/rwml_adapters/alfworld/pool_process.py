@@ -49,7 +49,7 @@ class WorkerProcess:
                     sys.executable,
                     "-c",
                     _BOOT,
-                    json.dumps(sys.path),
+                    json.dumps([str(folder) for folder in sys.path]),
                     str(theirs.fileno()),
                     str(os.getpid()),
                 ],
