@@ -15,12 +15,12 @@ import pytest
 from tests.adapters.alfworld_games import require_games
 
 from rwml.errors import RwmlError, UsageError
-from rwml_adapters.alfworld import AlfworldPool
+from rwml_adapters.alfworld import AlfworldEnv, AlfworldPool
 
 pytest.importorskip("textworld")
 
 DEADLINE_S = 60
-OPTIONS = {"engine": "stock", "max_steps": 5}
+OPTIONS = {"max_steps": 5}
 Walk = list[tuple[list[str], list[bool]]]
 
 
@@ -76,6 +76,19 @@ def test_what_happens_does_not_depend_on_the_number_of_workers(files: list[Path]
     assert walks[0] == walks[1]
     assert len(set(walks[0][0][0])) == 3
     assert walks[0][-1][1] == [True, True, True]
+
+
+def test_a_pool_plays_as_one_environment_does(pool: AlfworldPool, files: list[Path]) -> None:
+    observations, infos = pool.reset([files[2]] * 4)
+    with AlfworldEnv(files[2], **OPTIONS) as env:
+        observation, info = env.reset()
+        assert (observations[3], infos[3]) == (observation, info)
+        for turn in range(5):
+            command = info["admissible_commands"][turn]  # type: ignore[index,call-overload]
+            columns = pool.step([command] * 4)
+            observation, reward, terminated, truncated, info = env.step(command)
+            played = [column[3] for column in columns]
+            assert played == [observation, reward, terminated, truncated, info]
 
 
 def test_an_episode_that_is_over_stays_as_it_is(pool: AlfworldPool) -> None:
@@ -163,7 +176,7 @@ def test_no_worker_outlives_its_pool(files: list[Path], how: signal.Signals) -> 
     script = f"""
         import os, signal, sys
         from rwml_adapters.alfworld import AlfworldPool
-        pool = AlfworldPool([{str(files[0])!r}], size=2, workers=2, engine="stock")
+        pool = AlfworldPool([{str(files[0])!r}], size=2, workers=2)
         pool.reset()
         forked = os.fork()  # holds copies of the pool's pipes
         if forked == 0:
@@ -189,7 +202,7 @@ def test_a_script_without_a_main_guard_works(files: list[Path], tmp_path: Path) 
     script = tmp_path / "play.py"
     script.write_text(
         "from rwml_adapters.alfworld import AlfworldPool\n"
-        f"pool = AlfworldPool([{str(files[0])!r}], size=1, engine='stock')\n"
+        f"pool = AlfworldPool([{str(files[0])!r}], size=1)\n"
         "print(pool.reset()[1][0]['task_type'])\n"
         "pool.close()\n"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -128,15 +129,8 @@ class AlfworldBenchmark:
         return [Task(id=game.id, split=game.split, kind=game.task_type) for game in _in_turn(games)]
 
     def fingerprint(self) -> Fingerprint:
-        """See `Environment`: with the logic of the first game at hand, and the one it runs on.
-
-        All games of a release carry the same.
-        """
-        for split in SPLITS:
-            with suppress(UsageError):  # one that was not downloaded
-                game = find_games(split, data=self._data)[0]
-                return self._fingerprint(load_game(game.file, logic=self._logic))
-        return self._fingerprint(None)
+        """See `Environment`: with the logic that the games carry, and the one that they run on."""
+        return self._fingerprint
 
     def play(self, episode: Episode) -> Trajectory:
         """See `Environment`."""
@@ -144,15 +138,11 @@ class AlfworldBenchmark:
         if game is None:
             raise UsageError(f"no game {episode.task.id!r}: list the tasks of its split first")
 
-        def open_game() -> AlfworldEnv:
-            return AlfworldEnv(
-                game, engine=self._engine, max_steps=episode.max_steps, logic=self._logic
-            )
-
-        def fingerprint(environment: AlfworldEnv) -> Fingerprint:
-            return self._fingerprint(environment.text).model_copy(update={"seed": episode.seed})
-
-        return play_episode(episode, self._policy, open_game=open_game, fingerprint=fingerprint)
+        made = AlfworldEnv(
+            game, engine=self._engine, max_steps=episode.max_steps, logic=self._logic
+        )
+        with made as opened:
+            return play_episode(self, episode, game=opened, policy=self._policy)
 
     def summarize(self, trajectories: Sequence[Trajectory]) -> dict[str, JsonValue]:
         """See `reporting`."""
@@ -161,8 +151,14 @@ class AlfworldBenchmark:
     def close(self) -> None:
         """Nothing is held between episodes."""
 
-    def _fingerprint(self, text: GameText | None) -> Fingerprint:
-        """With both logics: the one that the game carries, and the one that it runs on."""
+    @cached_property
+    def _fingerprint(self) -> Fingerprint:
+        """All games of a release carry the same logic; the first one at hand says which."""
+        text: GameText | None = None
+        for split in SPLITS:
+            with suppress(UsageError):  # one that was not downloaded
+                text = load_game(find_games(split, data=self._data)[0].file, logic=self._logic)
+                break
         return Fingerprint(
             package="alfworld",
             version=version("alfworld"),

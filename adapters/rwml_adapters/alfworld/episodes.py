@@ -7,15 +7,14 @@ keeps the steps so far; it is never a failure.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pydantic import JsonValue
 
-from rwml.environments import Episode, infrastructure_error
+from rwml.environments import Environment, Episode, infrastructure_error, new_trajectory
 from rwml.errors import MissingExtraError, UsageError
-from rwml.schema import Fingerprint, Message, Outcome, Step, Trajectory
+from rwml.schema import Message, Outcome, Step, Trajectory
 from rwml_adapters.agent_faults import agent_fault
 from rwml_adapters.alfworld.env import AlfworldEnv
 from rwml_adapters.alfworld.policies import Actor, Decision, Policy, Situation
@@ -29,19 +28,17 @@ COMMANDS_KEY = "admissible_commands"
 TASK_TYPE_KEY = "task_type"
 """Metadata of a trajectory: the type of its task."""
 
-OpenGame = Callable[[], AlfworldEnv]
-
 
 @dataclass
 class _Play:
     """An episode under way, with what it has so far also when it fails half way."""
 
-    environment: AlfworldEnv
+    game: AlfworldEnv
     actor: Actor
     first: str
     info: dict[str, JsonValue]
-    steps: list[Step]
-    history: list[Turn]
+    steps: list[Step] = field(default_factory=list)
+    history: list[Turn] = field(default_factory=list)
     won: bool = False
 
     def turn(self) -> None:
@@ -51,64 +48,54 @@ class _Play:
             first=self.first,
             history=tuple(self.history),
             commands=commands,
-            plan=self.environment.expert_plan,
+            plan=self.game.expert_plan,
         )
         started_at = datetime.now(UTC)
         decision = self.actor(situation)
         if decision.command is None:
             observation = NOTHING_HAPPENS
         else:
-            observation, _, self.won, _, self.info = self.environment.step(decision.command)
+            observation, _, self.won, _, self.info = self.game.step(decision.command)
         self.history.append(Turn(decision.message.content or "", observation))
         self.steps.append(_step(decision, observation, len(self.steps), commands, started_at))
 
 
 def play_episode(
-    episode: Episode,
-    policy: Policy,
-    *,
-    open_game: OpenGame,
-    fingerprint: Callable[[AlfworldEnv], Fingerprint],
+    environment: Environment, episode: Episode, *, game: AlfworldEnv, policy: Policy
 ) -> Trajectory:
     """Plays a whole episode.
 
     Args:
+        environment: whose episode it is.
         episode: which one.
+        game: the one of its task; it must allow at least as many steps.
         policy: who acts.
-        open_game: opens its game; the environment must allow at least as many steps.
-        fingerprint: what produced the trajectory, once the game is open.
 
     Raises:
         UsageError: the game cannot be played as asked for; another try would not help.
         MissingExtraError: a package is missing.
     """
     started_at = datetime.now(UTC)
-    with open_game() as environment:
-        first, info = environment.reset(seed=episode.seed)
-        play = _Play(
-            environment=environment,
-            actor=policy.begin(episode.seed),
-            first=first,
-            info=info,
-            steps=[],
-            history=[],
-        )
-        outcome = _outcome(play, episode)
-        return Trajectory(
-            id=episode.id,
-            source=SOURCE,
-            task_id=episode.task.id,
-            split=episode.task.split,
-            initial=(
-                Message(role="system", content=SYSTEM_PROMPT),
-                Message(role="user", content=first),
-            ),
-            steps=tuple(play.steps),
-            outcome=outcome,
-            fingerprint=fingerprint(environment),
-            started_at=started_at,
-            metadata={TASK_TYPE_KEY: info["task_type"], "goal": info["goal"]},
-        )
+    first, info = game.reset(seed=episode.seed)
+    play = _Play(game=game, actor=policy.begin(episode.seed), first=first, info=info)
+    outcome = _outcome(play, episode)
+    return new_trajectory(
+        environment,
+        episode,
+        initial=(
+            Message(role="system", content=SYSTEM_PROMPT),
+            Message(role="user", content=first),
+        ),
+        steps=tuple(play.steps),
+        outcome=outcome,
+        started_at=started_at,
+        metadata={
+            TASK_TYPE_KEY: info["task_type"],
+            "goal": info["goal"],
+            "logic": game.text.logic,
+            "game_logic": game.text.game_logic,
+        },
+    )
 
 
 def _outcome(play: _Play, episode: Episode) -> Outcome:
