@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.adapters.alfworld_games import require_games
@@ -20,7 +21,7 @@ from rwml_adapters.alfworld import AlfworldEnv, AlfworldPool
 pytest.importorskip("textworld")
 
 DEADLINE_S = 60
-OPTIONS = {"max_steps": 5}
+MAX_STEPS = 5
 Walk = list[tuple[list[str], list[bool]]]
 
 
@@ -32,7 +33,7 @@ def files() -> list[Path]:
 
 @pytest.fixture
 def pool(files: list[Path]) -> Iterator[AlfworldPool]:
-    with AlfworldPool(files, size=4, workers=2, **OPTIONS) as pool:
+    with AlfworldPool(files, size=4, workers=2, max_steps=MAX_STEPS) as pool:
         pool.reset()
         yield pool
 
@@ -53,6 +54,10 @@ def wait_gone(pids: list[int]) -> None:
         time.sleep(0.02)
 
 
+def possible(info: dict[str, Any]) -> list[str]:
+    return info["admissible_commands"]
+
+
 def walk(pool: AlfworldPool) -> Walk:
     """Two episodes of each place; the second begins while others are in their first."""
     observations, infos = pool.reset()
@@ -60,9 +65,7 @@ def walk(pool: AlfworldPool) -> Walk:
     for turn in range(7):
         if turn == 2:
             _, infos = pool.reset(places=[1])
-        observations, _, _, truncated, infos = pool.step(
-            [info["admissible_commands"][turn] for info in infos]
-        )
+        observations, _, _, truncated, infos = pool.step([possible(info)[turn] for info in infos])
         seen.append((observations, truncated))
     return seen
 
@@ -70,7 +73,7 @@ def walk(pool: AlfworldPool) -> Walk:
 def test_what_happens_does_not_depend_on_the_number_of_workers(files: list[Path]) -> None:
     walks = []
     for workers in (1, 3):
-        with AlfworldPool(files, size=3, workers=workers, seed=7, **OPTIONS) as pool:
+        with AlfworldPool(files, size=3, workers=workers, seed=7, max_steps=MAX_STEPS) as pool:
             assert len(set(pool.worker_pids)) == workers
             walks.append(walk(pool))
     assert walks[0] == walks[1]
@@ -80,11 +83,11 @@ def test_what_happens_does_not_depend_on_the_number_of_workers(files: list[Path]
 
 def test_a_pool_plays_as_one_environment_does(pool: AlfworldPool, files: list[Path]) -> None:
     observations, infos = pool.reset([files[2]] * 4)
-    with AlfworldEnv(files[2], **OPTIONS) as env:
+    with AlfworldEnv(files[2], max_steps=MAX_STEPS) as env:
         observation, info = env.reset()
         assert (observations[3], infos[3]) == (observation, info)
         for turn in range(5):
-            command = info["admissible_commands"][turn]  # type: ignore[index,call-overload]
+            command = possible(info)[turn]
             columns = pool.step([command] * 4)
             observation, reward, terminated, truncated, info = env.step(command)
             played = [column[3] for column in columns]
@@ -128,7 +131,7 @@ def test_a_killed_worker_costs_its_own_episodes_only(pool: AlfworldPool) -> None
 
 
 def test_a_hanging_worker_is_replaced(files: list[Path]) -> None:
-    with AlfworldPool(files, size=2, workers=2, step_timeout_s=5.0, **OPTIONS) as pool:
+    with AlfworldPool(files, size=2, workers=2, step_timeout_s=5.0, max_steps=MAX_STEPS) as pool:
         pool.reset()
         hanging = pool.worker_pids[0]
         os.kill(hanging, signal.SIGSTOP)
@@ -163,7 +166,7 @@ def test_a_broken_game_is_an_error_and_the_others_play(
 
 
 def test_closing_ends_the_workers(files: list[Path]) -> None:
-    pool = AlfworldPool(files, size=2, workers=2, **OPTIONS)
+    pool = AlfworldPool(files, size=2, workers=2, max_steps=MAX_STEPS)
     pids = pool.worker_pids
     pool.close()
     pool.close()
@@ -217,7 +220,7 @@ def test_wrong_use_is_said(files: list[Path]) -> None:
         AlfworldPool([], size=1)
     with pytest.raises(UsageError, match="size and workers"):
         AlfworldPool(files, size=0)
-    with AlfworldPool(files, size=2, workers=1, **OPTIONS) as pool:
+    with AlfworldPool(files, size=2, workers=1, max_steps=MAX_STEPS) as pool:
         with pytest.raises(UsageError, match="has not started"):
             pool.step(["look", "look"])
         with pytest.raises(UsageError, match="environments 0 to 1, no 2"):
