@@ -46,7 +46,7 @@ class AlfworldEnv:
         self,
         game_file: Game | Path | str,
         *,
-        engine: EngineName = "stock",
+        engine: EngineName = "fast",
         max_steps: int = MAX_STEPS,
         logic: LogicName = "installed",
         expert_plan: bool = False,

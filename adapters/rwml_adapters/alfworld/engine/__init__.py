@@ -47,7 +47,10 @@ class Engine(Protocol):
         ...
 
     def expert_plan(self) -> list[str]:
-        """Commands that win from here, found by the planner; empty when won or impossible."""
+        """Commands that win from here, by the engine's planner; empty when won or none is found.
+
+        The two engines have planners of their own: both plans win, they need not be the same.
+        """
         ...
 
     def facts(self) -> Sequence[str]:
@@ -66,6 +69,10 @@ def open_engine(name: EngineName, text: GameText) -> Engine:
         UsageError: no such engine.
         MissingExtraError: alfworld or textworld is not installed.
     """
+    if name == "fast":
+        from rwml_adapters.alfworld.engine.fast import FastEngine
+
+        return FastEngine(text)
     if name == "stock":
         from rwml_adapters.alfworld.engine.stock import StockEngine
 

@@ -1,35 +1,19 @@
 """TextWorld's own engine, as alfworld runs it, behind our `Engine`.
 
 Nothing of it is patched. What it changes in the process (``sys.argv``, the environment, stdout
-while PDDL is translated) is put back, and one translation runs at a time.
+while PDDL is translated) is put back. It never gets a grammar that holds more than a game needs,
+because it evaluates expressions as Python.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from rwml.extras import require
+from rwml_adapters.alfworld.engine.downward import contained
+from rwml_adapters.alfworld.engine.grammar import read_grammar
 from rwml_adapters.alfworld.logic import GameText
-
-_TRANSLATING = threading.RLock()
-
-
-@contextmanager
-def contained() -> Iterator[None]:
-    """One translation at a time, with the process's arguments and environment put back."""
-    with _TRANSLATING:
-        arguments, environment = list(sys.argv), dict(os.environ)
-        sys.argv = ["translate.py", "domain", "task"]  # its options are read on import
-        try:
-            yield
-        finally:
-            sys.argv = arguments
-            _restore(environment)
 
 
 class StockEngine:
@@ -39,11 +23,13 @@ class StockEngine:
         text: the game.
 
     Raises:
+        UsageError: its grammar cannot be read, or runs code.
         MissingExtraError: alfworld or textworld is not installed.
     """
 
     def __init__(self, text: GameText) -> None:
         require("alfworld", "alfworld", "textworld", "fast_downward")
+        read_grammar(text.grammar)  # refuses what TextWorld would run as Python
         with contained():
             from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
             from textworld.core import EnvInfos
@@ -110,11 +96,3 @@ class StockEngine:
             import fast_downward
 
             fast_downward.close_lib(game.downward_lib)
-
-
-def _restore(environment: Mapping[str, str]) -> None:
-    for name in set(os.environ).difference(environment):
-        del os.environ[name]
-    for name, value in environment.items():
-        if os.environ.get(name) != value:
-            os.environ[name] = value
