@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Annotated
@@ -73,11 +75,12 @@ def play(
         with closing(run), progress(environment.source, total=len(episodes)) as advance:
             for number, finished in enumerate(run, 1):
                 result = result_of(finished.trajectory, finished.episode)
-                if recorder is not None:
-                    recorder.record(finished.trajectory)
-                    if number % FLUSH_EPISODES == 0:
-                        recorder.flush(FLUSH_TIMEOUT_S)
-                keep(finished, result)
+                with _uninterrupted():
+                    if recorder is not None:
+                        recorder.record(finished.trajectory)
+                    keep(finished, result)
+                if recorder is not None and number % FLUSH_EPISODES == 0:
+                    recorder.flush(FLUSH_TIMEOUT_S)
                 faults += result.is_fault
                 if result.is_fault and faults == 1:
                     say(
@@ -88,6 +91,22 @@ def play(
     except KeyboardInterrupt:
         return False
     return True
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C is heard when the block has ended, so that an episode is kept whole or not at all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    former = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def rate(value: object) -> str:

@@ -146,7 +146,12 @@ class _Player:
 
     def _attempt(self, episode: Episode) -> Trajectory:
         try:
-            trajectory = self._environment.play(episode)
+            trajectory: object = self._environment.play(episode)
+            if not isinstance(trajectory, Trajectory):
+                raise AdapterError(
+                    f"the environment {self._environment.source} returned "
+                    f"{type(trajectory).__name__}, not a Trajectory"
+                )
             if trajectory.id != episode.id:
                 raise AdapterError(
                     f"the environment {self._environment.source} gave its trajectory the id "
