@@ -82,7 +82,8 @@ class ModelOptions:
     @property
     def agent_name(self) -> str:
         """Name of an agent that asks this model: part of the ids of its trajectories."""
-        return f"{self.model}-tools-as-text" if self.tools_as_text else self.model
+        name = self.model if self.temperature is None else f"{self.model}-t{self.temperature:g}"
+        return f"{name}-tools-as-text" if self.tools_as_text else name
 
 
 def read_model_options(
