@@ -92,8 +92,6 @@ def graph_policy(
         return made
 
     parts = [name, options.agent_name if options else ""]
-    if options and options.temperature is not None:
-        parts.append(f"t{options.temperature:g}")
     if turns is not None:
         parts.append(f"h{turns}")
     return GraphPolicy(name="-".join(filter(None, parts)), graph_factory=make, turns=turns)
