@@ -12,7 +12,7 @@ from rwml.cli.output import say
 from rwml_adapters.alfworld import AlfworldPool
 
 SIZE = 32
-STEPS = 25
+STEPS = 200
 GAMES = 32
 NO_LIMIT = 1_000_000
 """Steps of an episode: none ends while it is measured, but by winning."""
