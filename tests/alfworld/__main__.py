@@ -1,0 +1,112 @@
+"""Compares both engines on every game at hand, with both logics: ``make test-alfworld``.
+
+`python -m tests.alfworld [--workers N] [--commands N] [--seed N]`; about an hour on one core. What
+has been compared is kept in ``build/alfworld.jsonl``, so that an interrupted run goes on; a change
+of the engine's code starts again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import get_args
+
+from tests.adapters.alfworld_games import games_at_hand
+from tests.alfworld.walks import compare
+
+import rwml_adapters.alfworld
+from rwml.cli.output import progress, say
+from rwml.files import write_json
+from rwml_adapters.alfworld import SPLITS, Game
+from rwml_adapters.alfworld.logic import LogicName
+
+BUILD = Path(__file__).resolve().parents[2] / "build"
+KEPT = BUILD / "alfworld.jsonl"
+RESULT = BUILD / "alfworld.json"
+
+Job = tuple[str, str, LogicName]
+"""Split, game and logic."""
+
+
+def main() -> int:
+    """Returns 0 when the engines agree everywhere, 1 when not, 2 when there are no games."""
+    parser = argparse.ArgumentParser(prog="python -m tests.alfworld")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--commands", type=int, default=25, help="of each random walk")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    games = {(split, game.id): game for split in SPLITS for game in games_at_hand(split)}
+    if not games:
+        say("no ALFWorld games: set ALFWORLD_DATA (alfworld-download gets them)")
+        return 2
+    jobs: list[Job] = [(*key, logic) for key in games for logic in get_args(LogicName)]
+    run = f"{_version()}:{options.commands}:{options.seed}"
+    done = dict(_kept(run))
+    todo = [job for job in jobs if job not in done]
+    say(f"{len(games)} games, {len(jobs)} comparisons, {len(jobs) - len(todo)} done before")
+    BUILD.mkdir(exist_ok=True)
+    failures: list[str] = []
+    with (
+        KEPT.open("a", encoding="utf-8") as kept,
+        # A fresh process now and then: TextWorld's planner never gives all its memory back.
+        ProcessPoolExecutor(options.workers, max_tasks_per_child=20) as pool,
+        progress("alfworld", total=len(todo)) as advance,
+    ):
+        futures = {
+            pool.submit(
+                _compare, games[job[0], job[1]], job[2], options.seed, options.commands
+            ): job
+            for job in todo
+        }
+        for future in as_completed(futures):
+            job = futures[future]
+            if (error := future.exception()) is not None:
+                failures.append(f"{'/'.join(job)}: {type(error).__name__}: {error}")
+                say(failures[-1])
+            else:
+                done[job] = future.result()
+                kept.write(json.dumps({"run": run, "job": job, "states": done[job]}) + "\n")
+                kept.flush()
+            advance(job[1][:24])
+    states = sum(done[job] for job in jobs if job in done)
+    result = {"games": len(games), "comparisons": len(jobs), "states": states}
+    write_json(RESULT, {**result, "failures": failures})
+    say(f"{len(jobs) - len(failures)} of {len(jobs)} agree, {states} states compared")
+    return 1 if failures else 0
+
+
+def _compare(game: Game, logic: LogicName, seed: int, commands: int) -> int:
+    return compare(game.file, logic=logic, seed=seed, commands=commands)
+
+
+def _version() -> str:
+    """Of the code that is tested and that tests."""
+    digest = hashlib.sha256()
+    folder = Path(rwml_adapters.alfworld.__file__).parent
+    engine = sorted((folder / "engine").glob("*.py"))
+    for file in (*engine, folder / "logic.py", Path(__file__).with_name("walks.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _kept(run: str) -> Iterator[tuple[Job, int]]:
+    """What earlier runs of the same code compared."""
+    if not KEPT.exists():
+        return
+    for line in KEPT.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:  # the end of a run that was killed
+            continue
+        if entry["run"] == run:
+            split, game, logic = entry["job"]
+            yield (split, game, logic), entry["states"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
