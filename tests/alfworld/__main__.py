@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import get_args
 
@@ -28,6 +29,8 @@ from rwml_adapters.alfworld.logic import LogicName
 BUILD = Path(__file__).resolve().parents[2] / "build"
 KEPT = BUILD / "alfworld.jsonl"
 RESULT = BUILD / "alfworld.json"
+ATTEMPTS = 5
+"""How often a pool is made again after one of its processes died."""
 
 Job = tuple[str, str, LogicName]
 """Split, game and logic."""
@@ -46,42 +49,50 @@ def main() -> int:
         return 2
     jobs: list[Job] = [(*key, logic) for key in games for logic in get_args(LogicName)]
     run = f"{_version()}:{options.commands}:{options.seed}"
-    done = dict(_kept(run))
+    done = {job: states for job, states in _kept(run) if job in jobs}
     todo = [job for job in jobs if job not in done]
     say(f"{len(games)} games, {len(jobs)} comparisons, {len(jobs) - len(todo)} done before")
     BUILD.mkdir(exist_ok=True)
     failures: list[str] = []
-    with (
-        KEPT.open("a", encoding="utf-8") as kept,
-        # A fresh process now and then: TextWorld's planner never gives all its memory back.
-        ProcessPoolExecutor(options.workers, max_tasks_per_child=20) as pool,
-        progress("alfworld", total=len(todo)) as advance,
-    ):
-        futures = {
-            pool.submit(
-                _compare, games[job[0], job[1]], job[2], options.seed, options.commands
-            ): job
-            for job in todo
-        }
-        for future in as_completed(futures):
-            job = futures[future]
-            if (error := future.exception()) is not None:
-                failures.append(f"{'/'.join(job)}: {type(error).__name__}: {error}")
-                say(failures[-1])
-            else:
-                done[job] = future.result()
-                kept.write(json.dumps({"run": run, "job": job, "states": done[job]}) + "\n")
-                kept.flush()
-            advance(job[1][:24])
-    states = sum(done[job] for job in jobs if job in done)
-    result = {"games": len(games), "comparisons": len(jobs), "states": states}
+    with progress("alfworld", total=len(todo)) as advance:
+        for _ in range(ATTEMPTS):
+            for job, states, error in _compared(
+                {job: games[job[0], job[1]] for job in todo},
+                workers=options.workers,
+                seed=options.seed,
+                commands=options.commands,
+            ):
+                todo.remove(job)
+                advance(job[1][:24])
+                if error is not None:
+                    failures.append(f"{'/'.join(job)}: {type(error).__name__}: {error}")
+                    say(failures[-1])
+                    continue
+                done[job] = states
+                with KEPT.open("a", encoding="utf-8") as kept:
+                    kept.write(json.dumps({"run": run, "job": job, "states": states}) + "\n")
+    failures += [f"{'/'.join(job)}: its process died" for job in todo]
+    result = {"games": len(games), "comparisons": len(jobs), "states": sum(done.values())}
     write_json(RESULT, {**result, "failures": failures})
-    say(f"{len(jobs) - len(failures)} of {len(jobs)} agree, {states} states compared")
+    say(f"{len(done)} of {len(jobs)} agree, {result['states']} states compared")
     return 1 if failures else 0
 
 
-def _compare(game: Game, logic: LogicName, seed: int, commands: int) -> int:
-    return compare(game.file, logic=logic, seed=seed, commands=commands)
+def _compared(
+    jobs: dict[Job, Game], *, workers: int, seed: int, commands: int
+) -> Iterator[tuple[Job, int, BaseException | None]]:
+    """Compares, in processes; ends early when one of them dies, as TextWorld's planner may."""
+    # A fresh process now and then: that planner never gives all its memory back.
+    with ProcessPoolExecutor(workers, max_tasks_per_child=20) as pool:
+        futures = {
+            pool.submit(compare, game.file, logic=job[2], seed=seed, commands=commands): job
+            for job, game in jobs.items()
+        }
+        for future in as_completed(futures):
+            error = future.exception()
+            if isinstance(error, BrokenProcessPool):
+                return
+            yield futures[future], 0 if error else future.result(), error
 
 
 def _version() -> str:
