@@ -40,14 +40,14 @@ def main() -> int:
     """Returns 0 when the engines agree everywhere, 1 when not, 2 when there are no games."""
     parser = argparse.ArgumentParser(prog="python -m tests.alfworld")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--commands", type=int, default=25, help="of each random walk")
+    parser.add_argument("--commands", type=int, default=15, help="of each random walk")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     games = {(split, game.id): game for split in SPLITS for game in games_at_hand(split)}
     if not games:
         say("no ALFWorld games: set ALFWORLD_DATA (alfworld-download gets them)")
         return 2
-    jobs: list[Job] = [(*key, logic) for key in games for logic in get_args(LogicName)]
+    jobs: list[Job] = [(*key, logic) for logic in get_args(LogicName) for key in games]
     run = f"{_version()}:{options.commands}:{options.seed}"
     done = {job: states for job, states in _kept(run) if job in jobs}
     todo = [job for job in jobs if job not in done]

@@ -27,12 +27,12 @@ class DifferentError(AssertionError):
 
 
 def compare(file: Path, *, logic: LogicName, seed: int, commands: int) -> int:
-    """Plays a seeded random walk and an expert's on both engines, twice reset in between.
+    """Plays a random walk, an expert's from its end, and one from the start, on both engines.
 
     Args:
         file: of the game.
         logic: that it is played with.
-        seed: of the walk.
+        seed: of the random walk.
         commands: of the random walk.
 
     Returns:
@@ -49,12 +49,11 @@ def compare(file: Path, *, logic: LogicName, seed: int, commands: int) -> int:
         pair.reset()
         for command in _random_walk(pair, rng, commands):
             pair.step(command)
-        # From wherever the walk ended, and again from the start.
-        for _ in range(2):
-            pair.win()
-            for command in _random_walk(pair, rng, AFTER_WINNING):
-                pair.step(command)
-            pair.reset()
+        pair.win()  # from wherever the walk ended
+        for command in _random_walk(pair, rng, AFTER_WINNING):
+            pair.step(command)
+        pair.reset()
+        pair.win()
         return pair.compared
     finally:
         fast.close()
