@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
 pytest.importorskip("tau2.registry")
 pytest.importorskip("langchain_litellm")
 
 import rwml
+from rwml.cli.app import build_app
 from rwml.errors import MissingExtraError, RwmlError, UsageError
-from rwml_adapters.tau2.command import record_tau2
-from rwml_adapters.tau2.models import ModelOptions, read_api_key
+from rwml_adapters.models import ModelOptions, read_api_key
 
 
 class Endpoint(ThreadingHTTPServer):
@@ -79,10 +78,9 @@ def endpoint() -> Iterator[Endpoint]:
     thread.join(5)
 
 
-def invoke(*arguments: str) -> Result:
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(record_tau2)
-    return CliRunner().invoke(app, list(arguments))
+def invoke(*arguments: str, verb: str = "record") -> Result:
+    command = build_app()
+    return CliRunner().invoke(command, [verb, "tau2", *arguments])
 
 
 def store_at(tmp_path: Path) -> str:
@@ -161,7 +159,7 @@ def test_a_model_behind_an_endpoint_calls_tools(tmp_path: Path, endpoint: Endpoi
     assert (steps[1].usage.prompt_tokens, steps[1].usage.completion_tokens) == (11, 7)
     assert "tiny" in (steps[1].model or "")
     assert steps[2].metadata == {"replaced_empty_reply": True}
-    assert trajectory.fingerprint.agent == "openai/tiny"
+    assert trajectory.fingerprint.agent == "openai/tiny-t0.5"
 
 
 def test_a_model_without_tool_template_is_told_in_words(tmp_path: Path, endpoint: Endpoint) -> None:
@@ -195,8 +193,11 @@ def test_a_model_without_tool_template_is_told_in_words(tmp_path: Path, endpoint
     ("arguments", "expected"),
     [
         (["--domain", "moon"], "retail, airline, telecom, mock"),
-        (["--split", "dev"], "base, test, train"),
-        (["--domain", "mock"], "no split 'train': use one of base"),
+        (["--split", "dev"], "train, test, base"),
+        (
+            ["--domain", "mock", "--split", "train"],
+            "no split 'train' in tau2:mock: use one of base",
+        ),
         (["--task-id", "5000"], "no task '5000' in this split: use one of 0, 1,"),
         (["--policy", "wise"], "perturbed, oracle"),
         (["--error-rate", "1.5"], "between 0 and 1"),
@@ -264,7 +265,7 @@ def test_no_key_goes_to_a_provider_that_was_not_asked_for_it(
 def test_the_command_loads_nothing_heavy_and_has_an_example() -> None:
     code = (
         "import sys; from rwml_adapters.tau2 import register; "
-        "from rwml_adapters.tau2.command import record_tau2; "
+        "from rwml_adapters.tau2.environment import tau2; "
         "heavy = {'tau2', 'litellm', 'langgraph', 'langchain_core', 'torch'} & set(sys.modules); "
         "assert not heavy, heavy"
     )

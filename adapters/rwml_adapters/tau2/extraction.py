@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from types import MappingProxyType
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 from tau2.data_model.message import (
     AssistantMessage,
     Message,
@@ -39,10 +39,11 @@ def trajectory_from_simulation(
     domain: str,
     split: str | None,
     system_prompt: str,
-    tools: Sequence[Mapping[str, Any]],
+    tools: Sequence[Tool],
     outcome: Outcome,
     fingerprint: Fingerprint,
     started_at: datetime | None = None,
+    metadata: Mapping[str, JsonValue] = MappingProxyType({}),
 ) -> Trajectory:
     """Rebuilds what one agent saw, did and got back.
 
@@ -53,10 +54,11 @@ def trajectory_from_simulation(
         domain: names the source, ``tau2:DOMAIN``.
         split: the split the task was taken from.
         system_prompt: the agent's, with the policy.
-        tools: OpenAI schemas of the agent's tools.
+        tools: of the agent.
         outcome: how it ended.
         fingerprint: what produced it.
         started_at: when the episode began (UTC).
+        metadata: more of it, beside what the user's simulator knows of the user.
     """
     seen = [message for message in messages if _seen_by_agent(message)]
     begin = _first_turn(seen, given=_given(task))
@@ -71,12 +73,12 @@ def trajectory_from_simulation(
         task_id=task.id,
         split=split,
         initial=tuple(initial),
-        tools=tuple(Tool.from_openai(tool) for tool in tools),
+        tools=tuple(tools),
         steps=tuple(_steps(seen[begin:])),
         outcome=outcome,
         fingerprint=fingerprint,
         started_at=started_at,
-        metadata={"user_information": known} if known else {},
+        metadata={**({"user_information": known} if known else {}), **metadata},
     )
 
 
@@ -167,4 +169,7 @@ def _seen_by_agent(message: Message) -> bool:
 
 
 def _utc(timestamp: str | None) -> datetime | None:
-    return datetime.fromisoformat(timestamp).astimezone(UTC) if timestamp else None
+    try:
+        return datetime.fromisoformat(timestamp).astimezone(UTC) if timestamp else None
+    except ValueError:  # tau2 has a compact form of its own too
+        return None

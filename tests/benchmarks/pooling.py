@@ -1,0 +1,50 @@
+"""ALFWorld environments over worker processes: two of them, against one."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from tests.adapters.alfworld_games import games_at_hand
+from tests.benchmarks.measure import Result, rates
+
+from rwml.cli.output import say
+from rwml_adapters.alfworld import AlfworldPool
+
+SIZE = 32
+STEPS = 200
+GAMES = 32
+NO_LIMIT = 1_000_000
+"""Steps of an episode: none ends while it is measured, but by winning."""
+
+
+def alfworld_pool_2proc_vs_1() -> list[Result]:
+    """Steps per second of 32 environments in lock-step, random admissible commands; warm."""
+    games = [game.file for game in games_at_hand("valid_seen")][:GAMES]
+    if not games:
+        say("alfworld_pool_2proc_vs_1: left out, no ALFWorld games at hand (alfworld-download)")
+        return []
+    with _pool(games, workers=2) as two, _pool(games, workers=1) as one:
+        return [
+            rates(
+                "alfworld_pool_2proc_vs_1",
+                ours=lambda: _walk(two),
+                baseline=lambda: _walk(one),
+                units=SIZE * STEPS,
+                unit="steps/s",
+            )
+        ]
+
+
+def _pool(games: list[Path], *, workers: int) -> AlfworldPool:
+    pool = AlfworldPool(games, size=SIZE, workers=workers, max_steps=NO_LIMIT)
+    pool.reset()
+    return pool
+
+
+def _walk(pool: AlfworldPool) -> None:
+    rng = random.Random(0)
+    commands = ["look"] * pool.size
+    for _ in range(STEPS):
+        infos = pool.step(commands)[4]
+        commands = [rng.choice(info["admissible_commands"]) for info in infos]
