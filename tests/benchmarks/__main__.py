@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from tests.benchmarks.alfworld import alfworld_speed
 from tests.benchmarks.assembling import assemble_vs_naive
 from tests.benchmarks.measure import Result
 from tests.benchmarks.overhead import recorder_overhead
@@ -23,6 +24,7 @@ BENCHMARKS = (
     recorder_overhead,
     assemble_vs_naive,
     reward_vs_naive,
+    alfworld_speed,
     alfworld_pool_2proc_vs_1,
 )
 

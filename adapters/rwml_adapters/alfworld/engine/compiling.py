@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from pydantic import JsonValue
 
 from rwml.errors import AdapterError
-from rwml_adapters.alfworld.engine.downward import pddl_to_sas
+from rwml_adapters.alfworld.engine.exclusive import exclusive, pddl_to_sas
 from rwml_adapters.alfworld.engine.grammar import (
     Grammar,
     Symbol,
@@ -39,9 +39,10 @@ def compile_game(text: GameText) -> dict[str, JsonValue]:
         UsageError: its grammar cannot be read, or runs code.
         MissingExtraError: alfworld or textworld is not installed.
     """
-    grammar = read_grammar(text.grammar)
-    task, sas = pddl_to_sas(text.domain, text.problem)
-    return _Compiler(task, read_sas(sas), grammar).data()
+    with exclusive():
+        grammar = read_grammar(text.grammar)
+        task, sas = pddl_to_sas(text.domain, text.problem)
+        return _Compiler(task, read_sas(sas), grammar).data()
 
 
 class _Compiler:

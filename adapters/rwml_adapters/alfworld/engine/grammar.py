@@ -43,7 +43,7 @@ class Grammar(NamedTuple):
 
 
 def read_grammar(text: str) -> Grammar:
-    """Reads a grammar.
+    """Reads a grammar; inside `exclusive`, for TextWorld's parsers have one state.
 
     Raises:
         UsageError: it is no grammar, or holds expressions beyond what a game needs.

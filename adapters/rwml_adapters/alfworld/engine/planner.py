@@ -15,7 +15,7 @@ from rwml_adapters.alfworld.engine.compiled import CompiledGame
 from rwml_adapters.alfworld.engine.compiling import derived_values
 
 MAX_STATES = 20_000
-"""States looked at before a search is given up (ours; the games at hand need under 200)."""
+"""States looked at before a search is given up (ours; games need a few hundred)."""
 
 _FOREVER = 1 << 30
 

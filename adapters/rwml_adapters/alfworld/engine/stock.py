@@ -1,18 +1,20 @@
 """TextWorld's own engine, as alfworld runs it, behind our `Engine`.
 
-Nothing of it is patched. What it changes in the process (``sys.argv``, the environment, stdout
-while PDDL is translated) is put back. It never gets a grammar that holds more than a game needs,
-because it evaluates expressions as Python.
+Nothing of it is patched. What it changes in the process (``sys.argv``, stdout while PDDL is
+translated, alfworld's variable) is put back. It never gets a grammar that holds more than a game
+needs, because it evaluates expressions as Python.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from rwml.extras import require
-from rwml_adapters.alfworld.engine.downward import contained
+from rwml_adapters.alfworld.engine.exclusive import exclusive
 from rwml_adapters.alfworld.engine.grammar import read_grammar
+from rwml_adapters.alfworld.games import DATA_VARIABLE
 from rwml_adapters.alfworld.logic import GameText
 
 
@@ -29,15 +31,14 @@ class StockEngine:
 
     def __init__(self, text: GameText) -> None:
         require("alfworld", "alfworld", "textworld", "fast_downward")
-        read_grammar(text.grammar)  # refuses what TextWorld would run as Python
-        with contained():
-            from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
+        with exclusive():
+            read_grammar(text.grammar)  # refuses what TextWorld would run as Python
             from textworld.core import EnvInfos
             from textworld.envs.pddl import PddlEnv
 
             infos = EnvInfos(won=True, admissible_commands=True, moves=True, facts=True)
             self._game: Any = PddlEnv(infos)
-            self._env: Any = AlfredDemangler(self._game)
+            self._env: Any = _demangler()(self._game)
             self._env.load(
                 {
                     "pddl_domain": text.domain,
@@ -69,12 +70,13 @@ class StockEngine:
 
     def reset(self) -> None:
         """Starts the game from the beginning."""
-        with contained():
+        with exclusive():
             self._state = self._env.reset()
 
     def step(self, command: str) -> None:
         """Runs one command."""
-        self._state, _, _ = self._env.step(command)
+        with exclusive():
+            self._state, _, _ = self._env.step(command)
 
     def expert_plan(self) -> list[str]:
         """Commands that win from here; empty when won or impossible."""
@@ -90,9 +92,18 @@ class StockEngine:
         )
 
     def close(self) -> None:
-        """Unloads the planner that this game loaded; may be called twice."""
+        """Frees the planner's memory of this game; may be called twice."""
         game, self._game, self._env = self._game, None, None
         if game is not None:
-            import fast_downward
+            # Not unloaded (fast_downward.close_lib): that crashes the process now and then.
+            game.downward_lib.cleanup()
 
-            fast_downward.close_lib(game.downward_lib)
+
+def _demangler() -> Any:
+    """Alfworld's names; importing alfworld sets a variable that the process may not have."""
+    before = os.environ.get(DATA_VARIABLE)
+    from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
+
+    if before is None:
+        os.environ.pop(DATA_VARIABLE, None)
+    return AlfredDemangler
