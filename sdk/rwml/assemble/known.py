@@ -22,7 +22,8 @@ class KnownActions:
     """Actions of open trajectories. Not for several threads at once."""
 
     def __init__(self) -> None:
-        self._named: dict[Name, dict[int, Action]] = {}
+        # An action alone, as nearly every name has but one, or several by their numbers.
+        self._named: dict[Name, Action | dict[int, Action]] = {}
 
     def add(self, action: Action) -> None:
         """Makes an action known; it waits for its observation."""
@@ -32,7 +33,7 @@ class KnownActions:
         self._add(action, names)
         self.alias(action.key, action)
         for name in _open_names(action):
-            self._named.setdefault(name, {})[action.number] = action
+            self._name(name, action)
 
     def alias(self, key: bytes, action: Action) -> None:
         """Lets a history name an action, one that was cut for instance."""
@@ -96,19 +97,31 @@ class KnownActions:
         return None if action.request == digests.request else action  # asked again
 
     def _get(self, *name: object) -> Collection[Action]:
-        return self._named.get(name, {}).values()
+        found = self._named.get(name)
+        if found is None:
+            return ()
+        return found.values() if isinstance(found, dict) else (found,)
 
     def _add(self, action: Action, names: list[Name]) -> None:
         for name in names:
-            self._named.setdefault(name, {})[action.number] = action
+            self._name(name, action)
             action.home.names.append((name, action.number))
+
+    def _name(self, name: Name, action: Action) -> None:
+        found = self._named.setdefault(name, action)
+        if isinstance(found, dict):
+            found[action.number] = action
+        elif found is not action:
+            self._named[name] = {found.number: found, action.number: action}
 
     def _remove(self, name: Name, number: int) -> None:
         found = self._named.get(name)
-        if found is not None:
+        if isinstance(found, dict):
             found.pop(number, None)
             if not found:
                 del self._named[name]
+        elif found is not None and found.number == number:
+            del self._named[name]
 
 
 def _open_names(action: Action) -> Iterator[Name]:
@@ -141,9 +154,9 @@ def _is_retry(known: Action, caller: Caller, parent: int | None) -> bool:
 def _nearest(
     actions: Collection[Action], runs: Sequence[object], checkpoint_ns: str | None
 ) -> Action | None:
+    if len(actions) <= 1:
+        return next(iter(actions), None)
     found = list(actions)
-    if len(found) <= 1:
-        return found[0] if found else None
     place = (checkpoint_ns or "").split("|")
     near = [
         (_shared(a.caller.runs, runs), _shared((a.checkpoint_ns or "").split("|"), place))

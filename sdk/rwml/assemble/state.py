@@ -47,7 +47,7 @@ class AssemblyStats:
     orphans: int = 0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Trail:
     """An open trajectory; `step` is its last one and `tip` that step's action.
 
@@ -64,7 +64,7 @@ class Trail:
     size: int = 0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Action:
     """An action that was taken: its step as it was then, and the trajectory of each reply.
 
