@@ -158,7 +158,7 @@ class Hasher:
         action = tail = wanted = None
         if completion.response is not None:
             response = response or self.message(completion.response)
-            action = self.join(prefixes[-1], response)
+            action = self.extend(prefixes[-1], response)
             tail = self._tail(head, messages[-1:], completion.response, response)
         if last >= 0:
             before = messages[last - 1 : last] if last else ()

@@ -27,17 +27,19 @@ class KnownActions:
 
     def add(self, action: Action) -> None:
         """Makes an action known; it waits for its observation."""
-        names: list[Name] = [("site", action.key, action.caller.site)]
+        names: list[Name] = [
+            ("site", action.key, action.caller.site),
+            *_history(action.key, action),
+        ]
         if action.parent is not None:
             names.append(("parent", action.key, action.parent))
         self._add(action, names)
-        self.alias(action.key, action)
         for name in _open_names(action):
             self._name(name, action)
 
     def alias(self, key: bytes, action: Action) -> None:
         """Lets a history name an action, one that was cut for instance."""
-        self._add(action, [("history", key), ("run", key, action.caller.runs[:1])])
+        self._add(action, _history(key, action))
 
     def settle(self, action: Action) -> None:
         """Its observation is known: only its whole history names it now."""
@@ -46,8 +48,9 @@ class KnownActions:
 
     def forget(self, trail: Trail) -> None:
         """A trajectory is closed."""
-        for name, number in trail.names:
-            self._remove(name, number)
+        for names, number in trail.names:
+            for name in names:
+                self._remove(name, number)
         if trail.tip is not None and trail.tip.home is trail:
             self.settle(trail.tip)
 
@@ -105,7 +108,7 @@ class KnownActions:
     def _add(self, action: Action, names: list[Name]) -> None:
         for name in names:
             self._name(name, action)
-            action.home.names.append((name, action.number))
+        action.home.names.append((names, action.number))
 
     def _name(self, name: Name, action: Action) -> None:
         found = self._named.setdefault(name, action)
@@ -122,6 +125,10 @@ class KnownActions:
                 del self._named[name]
         elif found is not None and found.number == number:
             del self._named[name]
+
+
+def _history(key: bytes, action: Action) -> list[Name]:
+    return [("history", key), ("run", key, action.caller.runs[:1])]
 
 
 def _open_names(action: Action) -> Iterator[Name]:

@@ -59,7 +59,7 @@ class Trail:
     header: Trajectory
     step: Step
     tip: Action | None = None
-    names: list[tuple[Name, int]] = field(default_factory=list)
+    names: list[tuple[list[Name], int]] = field(default_factory=list)
     closed: bool = False
     size: int = 0
 
