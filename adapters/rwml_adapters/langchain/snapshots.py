@@ -186,9 +186,7 @@ class History:
             return len(mine)
         return 0
 
-    def extend(
-        self, messages: list[BaseMessage], take: Callable[[BaseMessage], Snapshot]
-    ) -> None:
+    def extend(self, messages: list[BaseMessage], take: Callable[[BaseMessage], Snapshot]) -> None:
         """Adds messages at the end, with the snapshots that `take` gives."""
         self._messages += messages
         for message in messages:
