@@ -14,7 +14,7 @@ from typing import TypeVar
 from pydantic import JsonValue
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from rwml.content import well_formed
+from rwml.content import join, well_formed
 from rwml.redaction import redact_model
 from rwml.schema import Message, Step, Trajectory
 
@@ -44,10 +44,7 @@ def dump(record: Record) -> tuple[Record, str]:
         exclude, is_large = None, _are_large((record.action, *record.observation))
     if is_large:
         plain = record.model_dump(mode="json", exclude=exclude, exclude_defaults=True)
-        body = ""
-        for piece in _pieces(plain):
-            body += piece  # grown in place by CPython, where a join stops all for 10 ms and more
-        return record, body
+        return record, join(_pieces(plain))
     try:
         encoded = record.__pydantic_serializer__.to_json(
             record, exclude=exclude, exclude_defaults=True
