@@ -21,6 +21,7 @@ DIGEST_BYTES = 16
 """Size of a digest: no collision is to be expected below 2**60 messages (ours)."""
 _length = struct.Struct(">Q").pack
 _DIGEST_LENGTH = _length(DIGEST_BYTES)
+_PIECE_CHARS = 256 * 1024
 _SORTED = json.JSONEncoder(sort_keys=True).encode
 _MAX_KEY_BYTES = hashlib.blake2b.MAX_KEY_SIZE
 
@@ -89,6 +90,8 @@ class Hasher:
             parts += (call.id, call.name, call.raw_arguments or "", _SORTED(call.arguments))
         for part in message.parts:
             parts.append(f"{part.type}:{part.sha256}")
+        if message.content is not None and len(message.content) > _PIECE_CHARS:
+            return self._join_in_pieces(parts)
         return self.join(*[part.encode("utf-8", "surrogatepass") for part in parts])
 
     def join(self, *parts: bytes) -> bytes:
@@ -98,6 +101,19 @@ class Hasher:
         for part in parts:
             update(_length(len(part)))
             update(part)  # not joined: a long one is neither copied nor keeps the GIL
+        return state.digest()
+
+    def _join_in_pieces(self, parts: Iterable[str]) -> bytes:
+        """As `join`; no call takes long, as others could not run meanwhile."""
+        state = self._keyed.copy()
+        for part in parts:
+            places = range(0, len(part), _PIECE_CHARS)
+            pieces = [
+                part[at : at + _PIECE_CHARS].encode("utf-8", "surrogatepass") for at in places
+            ]
+            state.update(_length(sum(map(len, pieces))))
+            for piece in pieces:
+                state.update(piece)
         return state.digest()
 
     def scope(self, thread_id: str | None) -> bytes:
