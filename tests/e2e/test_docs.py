@@ -34,6 +34,8 @@ def test_every_command_of_a_page_runs(
     with open_store("sqlite:///rwml.db") as store:
         for task in range(12):
             store.add(make_trajectory(task))
+    for module in (ROOT / "examples/custom_environment").glob("shop*.py"):
+        (tmp_path / module.name).write_bytes(module.read_bytes())
     log = ROOT / "tests/data/ingest/openinference.jsonl.gz"
     (tmp_path / "traces.jsonl").write_bytes(gzip.decompress(log.read_bytes()))
     for command in commands(page):
