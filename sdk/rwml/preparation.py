@@ -18,7 +18,7 @@ from rwml.errors import StoreError
 from rwml.records import HeaderRecord, StepRecord
 from rwml.redaction import Redaction, RedactionSession, Redactor, redact_id, redact_model
 from rwml.schema import Step, Trajectory
-from rwml.serialisation import dump
+from rwml.serialisation import LARGE_CHARS, dump, without_large_texts
 from rwml.store.batches import Batch, NameRow, header_row, step_row
 from rwml.store.keys import key_check
 from rwml.store.lookups import Pending
@@ -193,6 +193,10 @@ class Preparation:
         clean = opened.session.json(body)
         if clean is body:
             return record, body
+        if isinstance(record, Step) and len(clean) > LARGE_CHARS:
+            # To parse it all stops all for 30 ms, and a row needs no long text.
+            _, body = dump(without_large_texts(record))
+            return type(record).model_validate_json(opened.session.json(body)), clean
         return type(record).model_validate_json(clean), clean
 
     def _is_unknown(self, name: str) -> bool:

@@ -6,13 +6,12 @@ import gc
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.adapters.endpoint import HANG, Endpoint, running_endpoint
 from typer.testing import CliRunner, Result
 
 pytest.importorskip("tau2.registry")
@@ -24,70 +23,10 @@ from rwml.errors import MissingExtraError, RwmlError, UsageError
 from rwml_adapters.models import ATTEMPTS, ModelOptions, read_api_key
 
 
-class Endpoint(ThreadingHTTPServer):
-    """An OpenAI-compatible server on loopback that answers from a list and keeps the requests."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.replies: list[dict[str, Any]] = []
-        self.replies_of: dict[str, list[dict[str, Any]]] = {}
-        self.raw: bytes | None = None
-        self.status = 200
-        self.hangs = threading.Event()
-        self.closing = threading.Event()
-        self.requests: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Endpoint  # type: ignore[assignment]  # the only server that makes it
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.keys.append(self.headers.get("Authorization"))
-        request = json.loads(body)
-        self.server.requests.append(request)
-        if self.server.hangs.is_set():
-            self.server.closing.wait(60)
-            return
-        replies = self.server.replies_of.get(request["model"], self.server.replies) or [{}]
-        same = [r for r in self.server.requests if r["model"] == request["model"]]
-        message = {"role": "assistant", **replies[min(len(same), len(replies)) - 1]}
-        answer = {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "tiny",
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
-        }
-        data = self.server.raw or json.dumps(answer).encode()
-        self.send_response(self.server.status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Silent."""
-
-
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    server = Endpoint()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.closing.set()
-    server.shutdown()
-    server.server_close()
-    thread.join(5)
+    with running_endpoint() as server:
+        yield server
 
 
 def invoke(*arguments: str, verb: str = "record") -> Result:
@@ -216,7 +155,7 @@ def model_at(endpoint: Endpoint, *more: str) -> list[str]:
 def test_a_server_that_hangs_ends_the_episode_after_the_timeout(
     tmp_path: Path, endpoint: Endpoint
 ) -> None:
-    endpoint.hangs.set()
+    endpoint.replies = [HANG]
     result = invoke(
         "--store", store_at(tmp_path),
         *model_at(endpoint, "--request-timeout", "0.5", "--retries", "0"),
@@ -232,7 +171,7 @@ def test_a_server_that_hangs_ends_the_episode_after_the_timeout(
 def test_an_answer_that_is_none_is_no_failure_of_the_agent(
     tmp_path: Path, endpoint: Endpoint, raw: bytes
 ) -> None:
-    endpoint.raw = raw
+    endpoint.replies = [raw]
     result = invoke("--store", store_at(tmp_path), *model_at(endpoint, "--retries", "0"))
     assert result.exit_code == 3
     assert json.loads(result.stdout)["statuses"] == {"infrastructure_error": 1}
@@ -263,10 +202,9 @@ def test_an_agent_that_does_all_wrong_fails_and_is_no_fault(
 def test_a_conversation_that_outgrows_the_model_is_the_agents_failure_and_not_the_users(
     tmp_path: Path, endpoint: Endpoint, outgrown: str
 ) -> None:
-    endpoint.status = 400
     message = "This model's maximum context length is 10 tokens. Please reduce the messages."
     error = {"message": message, "type": "invalid_request_error", "code": "context_length_exceeded"}
-    endpoint.raw = json.dumps({"error": error}).encode()
+    endpoint.replies = [(400, json.dumps({"error": error}).encode())]
     simulated = ["--user-model", "openai/ann", "--user-api-base", endpoint.url, "--retries", "0"]
     result = invoke(
         "--store", store_at(tmp_path),

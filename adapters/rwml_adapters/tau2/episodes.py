@@ -22,6 +22,7 @@ from tau2.orchestrator.orchestrator import Orchestrator, Role
 
 from rwml.environments import infrastructure_error
 from rwml.schema import Fingerprint, Outcome, Trajectory
+from rwml_adapters.agent_faults import agent_fault
 from rwml_adapters.tau2.agent import GraphAgent
 from rwml_adapters.tau2.containment import contained, uncollected
 from rwml_adapters.tau2.domains import Domain, evaluate
@@ -33,11 +34,6 @@ _SUCCESS = 1 - 1e-6
 """Reward from which tau2's own metrics count a success."""
 _CUT_OFF = {"max_steps", "too_many_errors", "timeout"}
 _STOPS = {"user_stop", "agent_stop"}
-_AGENT_FAULTS = {
-    "GraphRecursionError": "the graph went round without an answer",
-    "ContextWindowExceededError": "the conversation is longer than the model's context",
-}
-"""Exceptions, by name, that are the agent's failure and no fault around it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +97,7 @@ def run_episode(setting: Setting) -> Trajectory:
         try:
             outcome = run.play()
         except Exception as error:  # noqa: BLE001 - any failure around the agent is one outcome
-            fault = _agent_fault(error) if run.is_agents_turn else None
+            fault = agent_fault(error) if run.is_agents_turn else None
             outcome = fault or infrastructure_error(error)
         finally:
             run.close()
@@ -225,20 +221,3 @@ def _breakdown(info: RewardInfo) -> dict[str, JsonValue]:
         if met:
             detail[name] = f"{sum(met)}/{len(met)}"
     return detail
-
-
-def _agent_fault(error: Exception) -> Outcome | None:
-    """The outcome where the agent itself could not go on; None for a fault around it."""
-    for kind in type(error).__mro__:
-        if kind.__name__ in _AGENT_FAULTS:
-            return Outcome(
-                status="truncated",
-                success=False,
-                reward=0.0,
-                breakdown={
-                    "termination_reason": "agent_error",
-                    "error_type": type(error).__name__,
-                    "reason": _AGENT_FAULTS[kind.__name__],
-                },
-            )
-    return None
