@@ -7,6 +7,7 @@ from typing import Any
 from shop_tools import TOOLS
 
 from rwml import Message, ToolCall
+from rwml.extras import require
 
 TIMEOUT_S = 120.0
 
@@ -28,6 +29,7 @@ def ask_script(error_rate: float, messages: Sequence[Message], *, seed: int) -> 
 
 def ask_model(model: str, messages: Sequence[Message], *, seed: int) -> Message:
     """Asks a LiteLLM model; its key is where LiteLLM looks for it."""
+    require("litellm", "litellm")
     import litellm
 
     answer: Any = litellm.completion(

@@ -58,12 +58,17 @@ class Capture:
             object.__setattr__(self, field, _names(field, getattr(self, field)))
 
     def takes(self, header: Trajectory) -> bool:
-        """Whether a trajectory is recorded; its steps are not looked at."""
+        """Whether a new trajectory is recorded; its steps are not looked at."""
+        return self.allows(header) and self.samples(header)
+
+    def allows(self, header: Trajectory) -> bool:
+        """Whether nobody opted out of it."""
         tenant = header.metadata.get(TENANT_KEY)
-        if tenant is not None and str(tenant) in self.skip_tenants:
-            return False
-        if header.source in self.skip_sources:
-            return False
+        opted_out = tenant is not None and str(tenant) in self.skip_tenants
+        return not opted_out and header.source not in self.skip_sources
+
+    def samples(self, header: Trajectory) -> bool:
+        """Whether it is in the sample; not to be asked of what goes on with a recorded one."""
         if self.sample >= 1:
             return True
         thread = header.metadata.get("thread_id")

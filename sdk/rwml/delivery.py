@@ -13,18 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from rwml.access import StoreAccess
 from rwml.errors import StoreError, StoreUnavailableError
 from rwml.redaction import describe
 from rwml.spool import Spool, SpoolDamagedError
-from rwml.store import Store
 from rwml.store.batches import Batch
 
-PATIENCE_S = 2.0
-"""How long a write waits for other writers before the store counts as away (ours)."""
-PROBE_S = 0.2
-"""The same, while it is away (ours)."""
-RETRY_S = (0.25, 5.0)
-"""First and longest pause between two attempts while the store is away (ours)."""
 CATCH_UP_S = 0.5
 """How long the writer catches up before it looks at its queue again (ours)."""
 ADOPT_S = 60.0
@@ -42,14 +36,14 @@ class Delivery:
     """Delivers batches. Only for the writer's thread.
 
     Args:
-        store: where they go.
+        store: the way to where they go.
         spool: where they wait; None lets them wait in memory.
         count: told of records ``written``, ``failed`` and ``spooled`` (also less than 0).
         warn: told once of what goes wrong.
     """
 
     def __init__(
-        self, *, store: Store, spool: Spool | None, count: Count, warn: Callable[..., None]
+        self, *, store: StoreAccess, spool: Spool | None, count: Count, warn: Callable[..., None]
     ) -> None:
         self._store = store
         self._spool = spool
@@ -57,8 +51,6 @@ class Delivery:
         self._warn = warn
         self._held: deque[Batch] = deque()
         self._settled: object = None
-        self._pause_s = 0.0
-        self._next_try = 0.0
         self._next_adoption = 0.0
 
     @property
@@ -69,7 +61,7 @@ class Delivery:
     def wait_s(self) -> float | None:
         """Seconds until there is something to do here; None when there is not."""
         if self._held or self._spool:
-            return max(0.01, self._next_try - time.monotonic())
+            return max(0.01, self._store.wait_s)
         if self._spool is not None:  # a process may have left something
             return max(0.01, self._next_adoption - time.monotonic())
         return None
@@ -85,7 +77,7 @@ class Delivery:
             self._next_adoption = now + ADOPT_S
             found = self._spool.adopt()
             self._count(accepted=found, spooled=found)
-        if self._is_away():
+        if self._store.is_away:
             return
         deadline = now + CATCH_UP_S
         while self._catch_up() and time.monotonic() < deadline:
@@ -103,7 +95,7 @@ class Delivery:
 
     def _deliver(self, batches: Iterable[Batch]) -> None:
         for batch in batches:
-            waits = self._spool or self._held or self._is_away()
+            waits = self._spool or self._held or self._store.is_away
             for left in [batch] if waits else self._write(batch):
                 self._keep(left)
 
@@ -113,7 +105,7 @@ class Delivery:
                 self._spool.add(batch)
             except StoreError as error:
                 self._warn("records wait in memory: %s", describe(error))
-                self._pause()
+                self._store.pause()
             else:
                 self._count(spooled=len(batch))
                 return
@@ -134,6 +126,10 @@ class Delivery:
                 left = self._write(batch, is_late=True)
             if left and left[0] is batch:  # nothing of it: it stays where it is
                 return False
+            if left:  # the store went away again: the rest keeps its place
+                self._spool.replace(token, Batch.joined(left))
+                self._count(spooled=sum(map(len, left)) - len(batch))
+                return False
             self._settled = token
             self._spool.remove(token)
             self._count(spooled=-len(batch))
@@ -145,20 +141,16 @@ class Delivery:
             return True
         except StoreError as error:
             self._warn("the spool cannot be read: %s", describe(error))
-            self._pause()
+            self._store.pause()
             return False
-        for single in left:
-            self._keep(single)
-        return not left
+        return True
 
     def _write(self, batch: Batch, *, is_late: bool = False) -> list[Batch]:
         """Writes a batch; returns what is left of it as the store is away."""
         try:
-            patience_s = PROBE_S if self._pause_s else PATIENCE_S
-            self._store.write_batch(batch, patience_s=patience_s, is_late=is_late)
+            self._store.write(batch, is_late=is_late)
         except StoreUnavailableError as error:
             self._warn("records wait on this machine: %s", describe(error))
-            self._pause()
             return [batch]
         except Exception as error:  # noqa: BLE001 - whatever it is, the writer must live on
             if len(batch) <= 1:
@@ -170,14 +162,5 @@ class Delivery:
             for single in batch.singles():
                 left += [single] if left else self._write(single, is_late=is_late)
             return left
-        self._pause_s = 0.0
         self._count(written=len(batch))
         return []
-
-    def _is_away(self) -> bool:
-        return time.monotonic() < self._next_try if self._pause_s else False
-
-    def _pause(self) -> None:
-        first, longest = RETRY_S
-        self._pause_s = min(longest, 2 * self._pause_s) or first
-        self._next_try = time.monotonic() + self._pause_s

@@ -11,16 +11,16 @@ import contextlib
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rwml.capture import Capture
 from rwml.errors import StoreError
-from rwml.records import Continuation, HeaderRecord, StepRecord
+from rwml.records import HeaderRecord, StepRecord
 from rwml.redaction import Redaction, RedactionSession, Redactor, redact_id, redact_model
 from rwml.schema import Step, Trajectory
-from rwml.serialisation import dump
-from rwml.store import Store
+from rwml.serialisation import LARGE_CHARS, dump, without_large_texts
 from rwml.store.batches import Batch, NameRow, header_row, step_row
+from rwml.store.keys import key_check
 from rwml.store.lookups import Pending
 from rwml.store.rows import as_key, load
 
@@ -53,6 +53,20 @@ class _Open:
     touched: float = 0.0
 
 
+class KnownStore(Protocol):
+    """What is asked of a store. Each raises `StoreError` where it cannot be told."""
+
+    def claim_pending(self, digest: bytes | None, tail: bytes | None) -> Pending | None:
+        """See `Store.claim_pending`."""
+
+    def header(self, key: str) -> Trajectory | None:
+        """See `Store.header`."""
+
+    def pseudonyms(self, key: str) -> dict[bytes, str]:
+        """See `Store.pseudonyms`."""
+        ...
+
+
 class Preparation:
     """Makes rows of records. Only for the writer's thread.
 
@@ -66,13 +80,14 @@ class Preparation:
     def __init__(
         self,
         *,
-        store: Store,
+        store: KnownStore,
         key: bytes,
         redact: Redactor | Redaction | None,
         capture: Capture | None,
     ) -> None:
         self._store = store
         self._key = key
+        self._key_check = key_check(key)
         self._redact = redact
         self._capture = capture
         self._open: OrderedDict[str, _Open] = OrderedDict()
@@ -87,40 +102,52 @@ class Preparation:
             Exception: it cannot be redacted or stored.
         """
         trajectory, name = record.trajectory, record.trajectory.id
+        before = len(batch)
         if trajectory.steps:
             trajectory = trajectory.model_copy(update={"steps": ()})
         if self._capture is not None:
-            if name not in self._continued and not self._capture.takes(trajectory):
+            if not self._takes(record, batch):
                 _remember(self._skipped, name, None, KEPT_CONTINUED)
                 return 0
             trajectory = self._capture.hide_header(trajectory)
-        if name in self._open or name in self._continued:
-            return self._add_header(record, trajectory, batch)
+        is_known = name in self._open or name in self._continued
         try:
-            return self._add_header(record, trajectory, batch)
+            self._add_header(record, trajectory, batch)
         except Exception:
-            _remember(self._skipped, name, None, KEPT_CONTINUED)  # its steps would belong to nobody
+            if not is_known:  # its steps would belong to nobody
+                _remember(self._skipped, name, None, KEPT_CONTINUED)
             raise
+        return len(batch) - before
 
-    def _add_header(self, record: HeaderRecord, trajectory: Trajectory, batch: Batch) -> int:
+    def _takes(self, record: HeaderRecord, batch: Batch) -> bool:
+        """Whether a trajectory is recorded: what goes on with a recorded one is, sampled or not."""
+        capture, header = self._capture, record.trajectory
+        if capture is None or header.id in self._continued:
+            return True
+        if not capture.allows(header):
+            return False
+        if capture.samples(header):
+            return True
+        if header.id not in self._skipped:
+            self._continue(record, batch)
+        return header.id in self._continued
+
+    def _add_header(self, record: HeaderRecord, trajectory: Trajectory, batch: Batch) -> None:
         name = trajectory.id
-        before = len(batch)
-        if record.continues is not None and name not in self._open:
-            self._continue(name, record.continues, batch)
+        self._continue(record, batch)
         opened = self._opened(name, trajectory)
+        clean, body = self._clean(opened, trajectory)
+        if clean.id != opened.id:  # redacted as a text among others; an id has its own way
+            clean, body = dump(clean.model_copy(update={"id": opened.id}))
         if name in self._continued:
-            self._merge(opened, trajectory, batch)
+            batch.merges.append(header_row(clean, body))
         else:
-            clean, body = self._clean(opened, trajectory)
-            if clean.id != opened.id:  # redacted as a text among others; an id has its own way
-                clean, body = dump(clean.model_copy(update={"id": opened.id}))
             batch.headers.append(header_row(clean, body))
             if record.length is not None:
                 batch.cuts[opened.key] = record.length
         self._add_names(opened, batch)
         opened.touched = time.time()
         self._skipped.pop(name, None)
-        return len(batch) - before
 
     def add_step(self, record: StepRecord, batch: Batch) -> int:
         """Adds a step; returns 1, or 0 where its trajectory is not recorded.
@@ -166,6 +193,10 @@ class Preparation:
         clean = opened.session.json(body)
         if clean is body:
             return record, body
+        if isinstance(record, Step) and len(clean) > LARGE_CHARS:
+            # To parse it all stops all for 30 ms, and a row needs no long text.
+            _, body = dump(without_large_texts(record))
+            return type(record).model_validate_json(opened.session.json(body)), clean
         return type(record).model_validate_json(clean), clean
 
     def _is_unknown(self, name: str) -> bool:
@@ -178,8 +209,8 @@ class Preparation:
 
     def _add_names(self, opened: _Open, batch: Batch) -> None:
         if opened.session is not None:
-            names = opened.session.new_names().items()
-            batch.names.extend(NameRow(opened.key, digest, name) for digest, name in names)
+            for digest, name in opened.session.used_names().items():
+                batch.names.append(NameRow(opened.key, digest, name, self._key_check))
 
     def _opened(self, name: str, trajectory: Trajectory | None) -> _Open:
         """What is known of a trajectory; `trajectory` where its header is at hand."""
@@ -219,12 +250,15 @@ class Preparation:
             return self._redact.session(key=self._key).id(name)
         return redact_id(name, self._redact)
 
-    def _continue(self, name: str, continues: Continuation, batch: Batch) -> None:
+    def _continue(self, record: HeaderRecord, batch: Batch) -> None:
         """Finds the action that a new trajectory answers, and gives it its observation."""
+        name, continues = record.trajectory.id, record.continues
+        if continues is None or name in self._open or name in self._continued:
+            return
         pending = _in_batch(batch, continues.digest)
         if pending is None:
             with contextlib.suppress(StoreError):
-                pending = self._store.find_pending(continues.digest, continues.tail)
+                pending = self._store.claim_pending(continues.digest, continues.tail)
         if pending is None or _is_answered(batch, pending):
             return
         place = (pending.key, pending.step.index + 1)
@@ -237,22 +271,6 @@ class Preparation:
             }
         )
         self._add(self._opened(name, None), answered, batch)
-
-    def _merge(self, opened: _Open, trajectory: Trajectory, batch: Batch) -> None:
-        """What a later recording knows of a trajectory is added to its row."""
-        clean, _ = self._clean(opened, trajectory)
-        header = _header_in(batch, opened.key) or self._store.header(opened.key)
-        if header is None:  # it was forgotten meanwhile
-            header = clean.model_copy(update={"id": opened.id})
-        named = {tool.name for tool in header.tools}
-        more: dict[str, Any] = {
-            "tools": header.tools + tuple(t for t in clean.tools if t.name not in named),
-            "metadata": {**clean.metadata, **header.metadata},
-        }
-        if clean.outcome.status != "unknown":
-            more["outcome"] = clean.outcome
-        merged, body = dump(header.model_copy(update=more))
-        batch.headers.append(header_row(merged, body))
 
 
 def _in_batch(batch: Batch, digest: bytes | None) -> Pending | None:
@@ -272,13 +290,6 @@ def _is_answered(batch: Batch, pending: Pending) -> bool:
         and (row.step_index > place or (row.step_index == place and row.status != "pending"))
         for row in batch.steps
     )
-
-
-def _header_in(batch: Batch, key: str) -> Trajectory | None:
-    for row in reversed(batch.headers):
-        if row.id == key:
-            return load(Trajectory, row.body, key)
-    return None
 
 
 def _remember(known: OrderedDict[str, Any], name: str, value: object, kept: int) -> None:

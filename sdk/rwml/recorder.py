@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from rwml import forking
+from rwml.access import StoreAccess
 from rwml.assemble import Hasher
 from rwml.capture import Capture
 from rwml.delivery import Delivery
@@ -269,17 +270,18 @@ class Recorder:
         self._queue = WaitingRecords(
             items=records, size=size, batch=BATCH_RECORDS, lock=self._counters.lock
         )
+        access = StoreAccess(self._store)
         self._writer = Writer(
             counters=self._counters,
             queue=self._queue,
             preparation=Preparation(
-                store=self._store,
+                store=access,
                 key=self._store.key,
                 redact=self._redact,
                 capture=self._capture,
             ),
             delivery=Delivery(
-                store=self._store,
+                store=access,
                 spool=Spool(self._spool_folder),
                 count=self._counters.add,
                 warn=self._counters.warn,

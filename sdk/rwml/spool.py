@@ -129,6 +129,16 @@ class Spool:
             connection.execute("delete from batches where number = ?", (number,))
         self.records -= records
 
+    def replace(self, token: Any, batch: Batch) -> None:
+        """Of the batch only this is left to be written; it keeps its place."""
+        path, number, records = token
+        with self._errors(), self._open(path) as connection:
+            connection.execute(
+                "update batches set records = ?, body = ? where number = ?",
+                (len(batch), _dump(batch), number),
+            )
+        self.records += len(batch) - records
+
     def release(self) -> None:
         """Lets go of the files, so that another process can take over what is left in them."""
         for path, lock in self._files():
@@ -176,6 +186,7 @@ class Spool:
         connection = sqlite3.connect(path, timeout=1.0)
         try:
             connection.execute("pragma synchronous=full")
+            connection.execute("pragma secure_delete=on")  # what was forgotten is not left in it
             connection.execute(f"pragma max_page_count={max(8, self._max_bytes // _PAGE_BYTES)}")
             with connection:
                 connection.execute(
@@ -231,20 +242,32 @@ def _dump(batch: Batch) -> str:
         return value.hex()
 
     return json.dumps(
-        [batch.made_at, batch.headers, batch.cuts, batch.steps, batch.names, batch.touched],
+        [
+            batch.made_at,
+            batch.headers,
+            batch.cuts,
+            batch.steps,
+            batch.names,
+            batch.touched,
+            batch.merges,
+        ],
         default=encode,
     )
 
 
 def _load(body: str) -> Batch:
-    made_at, headers, cuts, steps, names, touched = json.loads(body)
+    made_at, headers, cuts, steps, names, touched, *merges = json.loads(body)
     return Batch(
         headers=[HeaderRow(*row) for row in headers],
         cuts=cuts,
         steps=[StepRow._make([*row[:6], _bytes(row[6]), _bytes(row[7]), row[8]]) for row in steps],
-        names=[NameRow(owner, bytes.fromhex(digest), name) for owner, digest, name in names],
+        names=[  # without the check of a key, where an older rwml left them
+            NameRow(owner, bytes.fromhex(digest), name, *map(_bytes, check))
+            for owner, digest, name, *check in names
+        ],
         touched=touched,
         made_at=made_at,
+        merges=[HeaderRow(*row) for row in (merges[0] if merges else ())],
     )
 
 

@@ -189,7 +189,6 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            self._delivery.retry()  # what others left may be there
             while True:
                 if self._delivery.is_holding and not self._is_closing:
                     self._queue.pause(self._delivery.wait_s())
@@ -200,7 +199,8 @@ class Writer:
                 if taken:
                     self._work(taken)
                     self._queue.done(len(taken))
-                self._delivery.retry()
+                if not self._is_closing or not len(self._queue):  # what is our own goes first
+                    self._delivery.retry()
                 if self._is_closing and not len(self._queue):
                     return
         finally:

@@ -20,6 +20,7 @@ class Endpoint(ThreadingHTTPServer):
 
     Attributes:
         replies: what it answers; or a function of the request that gives it.
+        replies_of: what it answers to the requests for a model, where that has its own.
         requests: bodies of the requests so far.
         keys: the authorization of each.
     """
@@ -29,6 +30,7 @@ class Endpoint(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.replies: Sequence[Reply] | Callable[[dict[str, Any]], Reply] = []
+        self.replies_of: dict[str, Sequence[Reply]] = {}
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.closing = threading.Event()
@@ -44,7 +46,10 @@ class Endpoint(ThreadingHTTPServer):
             self.keys.append(key)
             if callable(self.replies):
                 return self.replies(request)
-            return self.replies[min(len(self.requests), len(self.replies)) - 1]
+            model = request["model"]
+            replies = self.replies_of.get(model, self.replies)
+            number = sum(each["model"] == model for each in self.requests)
+            return replies[min(number, len(replies)) - 1]
 
 
 @contextmanager

@@ -220,6 +220,8 @@ def test_wrong_use_is_said(files: list[Path]) -> None:
         AlfworldPool([], size=1)
     with pytest.raises(UsageError, match="size and workers"):
         AlfworldPool(files, size=0)
+    with AlfworldPool(require_games("valid_seen")[:1], size=1) as pool:
+        assert pool.reset({0: require_games("valid_seen")[0]})[1][0]["steps"] == 0
     with AlfworldPool(files, size=2, workers=1, max_steps=MAX_STEPS) as pool:
         with pytest.raises(UsageError, match="has not started"):
             pool.step(["look", "look"])

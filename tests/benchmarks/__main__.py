@@ -13,6 +13,7 @@ from tests.benchmarks.pooling import alfworld_pool_2proc_vs_1
 from tests.benchmarks.reading import read_stream_mib
 from tests.benchmarks.recording import ingest_redacted_vs_sqlite3, ingest_rows_vs_sqlite3
 from tests.benchmarks.rewarding import reward_vs_naive
+from tests.benchmarks.tau2 import record_overhead_share, tau2_task_vs_stock
 
 from rwml.cli.output import say
 from rwml.files import write_json
@@ -26,6 +27,8 @@ BENCHMARKS = (
     reward_vs_naive,
     alfworld_speed,
     alfworld_pool_2proc_vs_1,
+    tau2_task_vs_stock,
+    record_overhead_share,
 )
 
 

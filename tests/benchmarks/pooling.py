@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 from tests.adapters.alfworld_games import games_at_hand
 from tests.benchmarks.measure import Result, rates
 
 from rwml.cli.output import say
-from rwml_adapters.alfworld import AlfworldPool
+from rwml_adapters.alfworld import AlfworldPool, Game
 
 SIZE = 32
 STEPS = 200
@@ -20,7 +19,7 @@ NO_LIMIT = 1_000_000
 
 def alfworld_pool_2proc_vs_1() -> list[Result]:
     """Steps per second of 32 environments in lock-step, random admissible commands; warm."""
-    games = [game.file for game in games_at_hand("valid_seen")][:GAMES]
+    games = games_at_hand("valid_seen")[:GAMES]
     if not games:
         say("alfworld_pool_2proc_vs_1: left out, no ALFWorld games at hand (alfworld-download)")
         return []
@@ -36,7 +35,7 @@ def alfworld_pool_2proc_vs_1() -> list[Result]:
         ]
 
 
-def _pool(games: list[Path], *, workers: int) -> AlfworldPool:
+def _pool(games: list[Game], *, workers: int) -> AlfworldPool:
     pool = AlfworldPool(games, size=SIZE, workers=workers, max_steps=NO_LIMIT)
     pool.reset()
     return pool

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from tests.gates.common import command, environment, figure, rounds, run
 
-from rwml import open_store
+from rwml import Recorder, open_store
 
 
 def check(url: str, *, expected: int, steps: int) -> dict[str, int]:
-    """Counts what is not as it was recorded."""
+    """Counts what is not as it was recorded; what a process left on the disk is written first."""
+    with Recorder(store=url) as recorder:
+        assert recorder.flush(60), recorder.stats
     wrong = missing = trajectories = 0
     with open_store(url, create=False) as store:
         for trajectory in store.trajectories():

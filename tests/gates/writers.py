@@ -74,7 +74,11 @@ def in_forks(recorder: Recorder, name: str, number: int, steps: int) -> None:
                 one(recorder, f"{name}-{place}", steps)
                 recorder.close()
                 stats = recorder.stats
-                os._exit(0 if stats.written == stats.accepted == 2 * steps + 2 else 1)
+                # Where nine writers want one lock, some may wait on the disk; none may be lost.
+                is_whole = stats.written + stats.spooled == stats.accepted >= 2 * steps + 2
+                if not is_whole:
+                    os.write(2, f"{stats}\n".encode())
+                os._exit(not is_whole)
             running.append(child)
             if len(running) == 8:
                 wait(running.pop(0))
@@ -86,7 +90,7 @@ def in_forks(recorder: Recorder, name: str, number: int, steps: int) -> None:
 
 
 def wait(child: int) -> None:
-    """The child must have written all of its own."""
+    """All of the child's own must be durable."""
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert status == 0, status
 

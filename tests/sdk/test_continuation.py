@@ -1,6 +1,9 @@
 """A conversation that goes on in another process is one trajectory, whatever the database."""
 
+import threading
+
 import pytest
+from pydantic import JsonValue
 
 from rwml import Message, Outcome, Recorder, Step, Store, Tool, ToolCall, Trajectory, open_store
 from rwml.capture import Capture
@@ -230,3 +233,57 @@ def test_two_answers_in_one_batch_are_two_trajectories(url: str) -> None:
     first, third = read(url)
     assert [step.action.content for step in first.steps] == [ANSWER.content, "second"]
     assert [step.action.content for step in third.steps] == ["third"]
+
+
+def test_of_two_processes_that_ask_at_once_one_gets_the_action(url: str) -> None:
+    begin(url)
+    with open_store(url) as one, open_store(url) as other:
+        turns = threading.Barrier(2)
+        found: list[object] = []
+
+        def ask(store: Store) -> None:
+            turns.wait(10)
+            found.append(store.claim_pending(TIP, None))
+
+        asking = [threading.Thread(target=ask, args=[store]) for store in (one, other)]
+        for thread in asking:
+            thread.start()
+        for thread in asking:
+            thread.join()
+        assert len(found) == 2
+        assert found.count(None) == 1
+        assert one.find_pending(TIP, None) is None  # though it is pending as yet
+    go_on(url, Continuation(TIP, None, REPLY))
+    assert [(t.id, len(t.steps)) for t in read(url)] == [("first", 1), ("second", 1)]
+
+
+def test_what_goes_on_with_a_recorded_conversation_is_not_sampled_out(url: str) -> None:
+    half = Capture(sample=0.5)
+
+    def name(taken: bool) -> str:
+        names = (f"t{n}" for n in range(100))
+        return next(n for n in names if half.takes(Trajectory(id=n, source="mine")) is taken)
+
+    begin(url, name=name(taken=True))
+    with Recorder(store=url, capture=half) as recorder:
+        header = Trajectory(id=name(taken=False), source="mine", initial=(*HELLO, ANSWER, *REPLY))
+        recorder.put(HeaderRecord(header, continues=Continuation(TIP, None, REPLY)))
+        recorder.put(StepRecord(header.id, Step(index=0, action=SECOND), digest=NEXT))
+        recorder.put(HeaderRecord(header.model_copy(update={"outcome": Outcome(reward=1.0)})))
+        assert recorder.flush(30)
+        stats = recorder.stats
+        assert (stats.accepted, stats.written, stats.skipped) == (4, 4, 0)
+    (whole,) = read(url)
+    assert [step.status for step in whole.steps] == ["ok", "pending"]
+    assert whole.outcome.status == "unknown"
+
+
+def test_a_tenant_that_opted_out_does_not_go_on_with_anything(url: str) -> None:
+    begin(url)
+    with Recorder(store=url, capture=Capture(sample=0.5, skip_tenants=["acme"])) as recorder:
+        about: dict[str, JsonValue] = {"tenant": "acme"}
+        header = Trajectory(id="second", source="mine", initial=HELLO, metadata=about)
+        recorder.put(HeaderRecord(header, continues=Continuation(TIP, None, REPLY)))
+        assert recorder.flush(30)
+    (first,) = read(url)
+    assert first.steps[0].status == "pending"

@@ -122,7 +122,7 @@ def test_eval_needs_no_folder_and_never_takes_the_recorders_store(
     monkeypatch.setenv("RWML_STORE", "sqlite:///training.db")
     code, out, _ = rwml("eval", "toy", "--split", "test")
     assert code == 0
-    assert out.startswith("10 tasks, 1 trials each:")
+    assert out.startswith("10 tasks, trials of each 1:")
     assert "95% interval" in out
     assert list(Path().iterdir()) == []
     rwml("eval", "toy", "--split", "test", *STORE)
@@ -177,8 +177,11 @@ def test_resuming_plays_faults_again(rwml: Command) -> None:
         ("eval toy --missing", "install 'rwml[toy]'"),
         ("eval toy --out done", "done holds an evaluation: add --resume"),
         ("eval toy --out done --resume --seed 3", "done was begun with seed 0, not 3"),
-        ("eval toy --out done --resume --toy-version 2", "done was begun with fingerprint"),
-        ("eval toy --out done --resume --tasks 3", "done was begun with task_ids"),
+        (
+            "eval toy --out done --resume --toy-version 2",
+            'done was begun with version "1", not "2"',
+        ),
+        ("eval toy --out done --resume --tasks 3", 'done was begun with task_ids ["t0", "t1"'),
         ("eval toy --out file", "file is a file: name a folder"),
         ("eval toy --baseline nowhere", "no report at nowhere"),
         ("eval toy --baseline done --split test", 'different bases: split "train" against "test"'),
@@ -278,7 +281,11 @@ def test_one_that_cannot_load_says_so_and_takes_no_other_with_it(rwml: Command) 
 def test_an_unknown_one_is_no_command(rwml: Command) -> None:
     code, _, err = rwml("eval", "moon")
     assert code == 2
-    assert "No such command 'moon'" in err
+    assert err == (
+        "rwml: no environment 'moon': use one of doctor, gone, toy, world, or name a factory as "
+        "module:factory\n"
+    )
+    assert "No such option" in rwml("eval", "--moon")[2]
 
 
 def bare(option) -> None: ...  # type: ignore[no-untyped-def]

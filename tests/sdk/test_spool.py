@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -14,8 +15,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from rwml import Recorder, open_store
+from rwml import Message, Outcome, Recorder, Step, Trajectory, open_store
 from rwml.errors import StoreError
+from rwml.records import Continuation, HeaderRecord, StepRecord
 from rwml.spool import Spool, spool_folder
 from rwml.store.batches import Batch, NameRow, header_row, step_row
 from rwml.testing import make_trajectory
@@ -56,6 +58,24 @@ def test_batches_come_back_as_they_were_in_order(tmp_path: Path) -> None:
     assert found == batches
     assert not spool
     assert not (tmp_path / "spool").exists()
+
+
+def test_what_is_left_of_a_batch_keeps_its_place(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    first, second = batch(0), batch(1)
+    first.merges = [header_row(make_trajectory(5))]
+    spool.add(first)
+    spool.add(second)
+    token, found = spool.oldest() or (None, Batch())
+    singles = list(found.singles())
+    assert Batch.joined(singles[:1] + singles[1:]).steps == first.steps
+    spool.replace(token, Batch.joined(singles[2:]))
+    assert spool.records == len(first) - 2 + len(second)
+    token, rest = spool.oldest() or (None, Batch())
+    assert (rest.headers, rest.merges, rest.steps) == ([], [], first.steps)
+    assert rest.names == first.names
+    spool.remove(token)
+    assert (spool.oldest() or (None, None))[1] == second
 
 
 def test_files_are_for_this_user_only(tmp_path: Path) -> None:
@@ -253,3 +273,97 @@ def test_files_of_another_user_are_left_alone(tmp_path: Path) -> None:
     assert other.adopt() == 0
     with pytest.raises(StoreError, match="not this user's alone"):
         other.add(batch(2))
+
+
+@contextlib.contextmanager
+def silent(url: str) -> Iterator[None]:
+    """The processes of the server that serve this database are stopped: no answer, no error."""
+    named = sa.make_url(url)
+    admin = sa.create_engine(named.set(database="postgres"))
+    with admin.connect() as connection:
+        serving = "select pid from pg_stat_activity where datname = "
+        found = list(connection.exec_driver_sql(f"{serving}'{named.database}'").scalars())
+    admin.dispose()
+    assert found
+    for process in found:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in found:
+            os.kill(process, signal.SIGCONT)
+
+
+def test_a_server_that_is_silent_stops_nobody(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    answered = Continuation(b"?" * 16, b"!" * 16, (Message(role="user", content="and?"),))
+    with Recorder(store=postgres_url, spool=tmp_path / "spool", queue_records=200) as recorder:
+        recorder.record(make_trajectory(0))
+        assert recorder.flush(30)
+        with silent(postgres_url):
+            for task in range(1, 21):  # more than the queue holds, each with a question
+                header = HeaderRecord(make_trajectory(task), None, answered)
+                recorder.put(header)
+                for step in make_trajectory(task).steps:
+                    recorder.record_step(header.trajectory.id, step)
+            wait_until(lambda: recorder.stats.waiting == 0)
+            assert recorder.stats.spooled == 100
+            for task in range(21, 61):
+                recorder.record(make_trajectory(task))
+            wait_until(lambda: recorder.stats.waiting == 0)
+            assert recorder.stats.spooled == 300
+        wait_until(lambda: recorder.stats.spooled == 0)
+        assert recorder.stats.written == recorder.stats.accepted == 61 * 5
+        assert recorder.stats.dropped == 0
+    with open_store(postgres_url) as store:
+        assert sorted(t.id for t in store.trajectories()) == sorted(
+            make_trajectory(task).id for task in range(61)
+        )
+
+
+def test_a_program_ends_in_time_while_its_server_is_silent(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    recorder = Recorder(store=postgres_url, spool=tmp_path / "spool")
+    recorder.record(make_trajectory(0))
+    assert recorder.flush(30)
+    with silent(postgres_url):
+        recorder.record(make_trajectory(1))
+        recorder.close()
+        assert recorder.stats.spooled == 5
+        assert recorder.stats.waiting == 0
+    with Recorder(store=postgres_url, spool=tmp_path / "spool") as later:
+        wait_until(lambda: later.stats.written == 5)
+    with open_store(postgres_url) as store:
+        assert list(store.trajectories()) == [make_trajectory(0), make_trajectory(1)]
+
+
+def test_a_header_that_goes_on_with_anothers_waits_like_all_else(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    said = (Message(role="user", content="hello"),)
+    asked = Step(index=0, action=Message(role="assistant", content="yes?"))
+    first = Trajectory(id="first", source="mine", initial=said)
+    with Recorder(store=url, spool=tmp_path / "one") as recorder:
+        recorder.put(HeaderRecord(first))
+        recorder.put(StepRecord("first", asked, digest=b"d" * 16))
+        assert recorder.flush(30)
+    with Recorder(store=url, spool=tmp_path / "two") as recorder:
+        second = Trajectory(id="second", source="mine", initial=(*said, asked.action))
+        reply = (Message(role="user", content="bye"),)
+        recorder.put(HeaderRecord(second, continues=Continuation(b"d" * 16, None, reply)))
+        assert recorder.flush(30)
+        with away(url):
+            done = second.model_copy(update={"outcome": Outcome(status="completed", reward=1.0)})
+            recorder.put(HeaderRecord(done))
+            wait_until(lambda: recorder.stats.spooled == 1)
+        wait_until(lambda: recorder.stats.spooled == 0)
+        assert (recorder.stats.failed, recorder.stats.written) == (0, recorder.stats.accepted)
+    with open_store(url) as store:
+        (whole,) = store.trajectories()
+    assert (whole.id, whole.initial, whole.outcome.reward) == ("first", said, 1.0)
+    assert whole.steps[0].observation == reply

@@ -134,6 +134,28 @@ def test_a_task_that_arrives_late_waits_for_the_next_build(
     assert "99" not in {row["task_id"] for row in data.train + data.validation}
 
 
+def test_what_a_gateway_recorded_of_a_clients_calls_is_left_out(
+    shop_store: str, shop_dataset: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'rwml.db'}"
+    with open_store(shop_store) as store, open_store(url) as both:
+        for trajectory in store.trajectories():
+            both.add(trajectory)
+            seen = {"id": f"gateway-{trajectory.id}", "source": "litellm", "task_id": None}
+            both.add(trajectory.model_copy(update=seen))
+        both.add(make_trajectory(77, source="litellm"))
+        tokenizer = load_tokenizer(tiny_recipe.model)
+        manifest = build_dataset(both, tmp_path / "a", recipe=tiny_recipe, tokenizer=tokenizer)
+    alone = read_dataset(shop_dataset)
+    data = read_dataset(tmp_path / "a")
+    assert manifest.dropped["recorded_twice"] == 12 * 4
+    client = [row["id"] for row in data.train + data.validation if row["source"] == "shop"]
+    assert sorted(client) == sorted(row["id"] for row in alone.train + alone.validation)
+    assert {r["id"] for r in data.train + data.validation} - set(client) == {
+        f"litellm-77/{index}/0" for index in range(4)
+    }
+
+
 def test_trajectories_of_one_thread_stay_together() -> None:
     def key(**changes: Any) -> str:
         trajectory = make_trajectory(1).model_copy(update={"task_id": None, **changes})

@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rwml.errors import UsageError
+from rwml_adapters.alfworld.engine import EngineName
+from rwml_adapters.alfworld.env import MAX_STEPS
+from rwml_adapters.alfworld.games import Game
+from rwml_adapters.alfworld.logic import LogicName
 from rwml_adapters.alfworld.pool_workers import WORKER_DIED, PoolWorkers
 
 RESET_TIMEOUT_S = 60.0
@@ -23,7 +27,8 @@ STEP_TIMEOUT_S = 60.0
 """How long a worker may take for a step of all its environments (ours)."""
 
 Info = dict[str, Any]
-Games = Mapping[int, str | Path] | Sequence[str | Path]
+GameFile = Game | Path | str
+Games = Mapping[int, GameFile] | Sequence[GameFile]
 Steps = tuple[list[str], list[float], list[bool], list[bool], list[Info]]
 
 
@@ -48,13 +53,16 @@ class AlfworldPool:
     `step` gives its last observation and flags again, with reward 0. One pool is for one thread.
 
     Args:
-        games: game files; each episode takes the next one of a seeded order.
+        games: games or their files; each episode takes the next one of a seeded order.
         size: how many environments.
         workers: processes; None for one per core, at most one per environment.
         seed: of the games' order and of the environments.
         reset_timeout_s: a worker that takes longer for one reset is replaced.
         step_timeout_s: a worker that takes longer for a step of all its environments is replaced.
-        **options: of each `AlfworldEnv`: ``engine``, ``max_steps`` and so on.
+        engine: of each environment, as the following are: see `AlfworldEnv`.
+        max_steps: see `AlfworldEnv`.
+        logic: see `AlfworldEnv`.
+        expert_plan: see `AlfworldEnv`.
 
     Raises:
         UsageError: no games, or sizes below 1.
@@ -62,16 +70,19 @@ class AlfworldPool:
 
     def __init__(
         self,
-        games: Iterable[str | Path],
+        games: Iterable[GameFile],
         *,
         size: int,
         workers: int | None = None,
         seed: int = 0,
         reset_timeout_s: float = RESET_TIMEOUT_S,
         step_timeout_s: float = STEP_TIMEOUT_S,
-        **options: Any,
+        engine: EngineName = "fast",
+        max_steps: int = MAX_STEPS,
+        logic: LogicName = "installed",
+        expert_plan: bool = False,
     ) -> None:
-        self._games = [str(game) for game in games]
+        self._games = [_path(game) for game in games]
         if not self._games:
             raise UsageError("a pool needs at least one game")
         if size < 1 or (workers is not None and workers < 1):
@@ -84,7 +95,12 @@ class AlfworldPool:
             count=min(size, workers or _cores()),
             size=size,
             lose=_Losing(self._last),
-            options=options,
+            options={
+                "engine": engine,
+                "max_steps": max_steps,
+                "logic": logic,
+                "expert_plan": expert_plan,
+            },
             timeouts_s={"reset": reset_timeout_s, "step": step_timeout_s},
         )
         self._close = weakref.finalize(self, self._workers.close)
@@ -200,13 +216,17 @@ class _Losing:
 def _by_place(games: Games | None, places: Iterable[int]) -> dict[int, str | None]:
     """The game of each place to reset; None for its next one."""
     if isinstance(games, Mapping):
-        return {place: str(game) for place, game in games.items()}
+        return {place: _path(game) for place, game in games.items()}
     order = list(places)
     if games is None:
         return dict.fromkeys(order)
     if isinstance(games, str) or len(games) != len(order):
         raise UsageError(f"reset needs one game for each of {len(order)} environments")
-    return {place: str(game) for place, game in zip(order, games, strict=True)}
+    return {place: _path(game) for place, game in zip(order, games, strict=True)}
+
+
+def _path(game: GameFile) -> str:
+    return str(game.file if isinstance(game, Game) else game)
 
 
 def _started(answer: Any) -> _Last:

@@ -1,7 +1,8 @@
 """A tau2 agent whose brain is a compiled LangGraph graph; tau2 runs the tools.
 
 tau2's older runner accepts only subclasses of `LLMAgent`, hence the base class. What the graph
-answered is kept in each message's ``raw_data``, so that a trajectory can be made afterwards.
+answered is kept as steps; under tau2's own runner also in each message's ``raw_data``, so that its
+results file can be read afterwards.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tau2.data_model.message import AssistantMessage, Message
 from tau2.environment.tool import Tool
 
 from rwml.errors import UsageError
+from rwml.schema import Step
 from rwml_adapters.tau2 import compat
 from rwml_adapters.tau2.graphs import GraphSession, open_session
 from rwml_adapters.tau2.messages import to_langchain, to_reply
@@ -61,7 +63,11 @@ class GraphAgent(LLMAgent):
         tools: of tau2.
         domain_policy: of the domain.
         llm: handed to the graph factory, as `llm_args`.
-        graph: for one episode, in place of the factory's.
+        graph: for one episode, in place of the factory's; what it answers is kept in `steps` alone.
+        tool_nodes: of that graph.
+
+    Attributes:
+        steps: what was recorded of each reply, in order.
     """
 
     graph_factory: ClassVar[GraphFactory]
@@ -83,6 +89,7 @@ class GraphAgent(LLMAgent):
         self._graph = graph
         self._tool_nodes = tool_nodes if tool_nodes is not None else type(self).tool_nodes
         self._state: GraphAgentState | None = None
+        self.steps: list[Step] = []
 
     def get_init_state(self, message_history: list[Message] | None = None) -> GraphAgentState:  # type: ignore[override]  # tau2 treats the state as opaque
         """Builds the graph and reads what was said before the first turn."""
@@ -120,7 +127,8 @@ class GraphAgent(LLMAgent):
         )
         state.session.keep(reply.history)
         state.turns += 1
-        return reply.sent, state
+        self.steps.append(reply.step)
+        return (reply.with_record() if self._graph is None else reply.sent), state
 
     @property
     def own_prompt(self) -> bool:

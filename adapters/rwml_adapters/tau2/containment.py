@@ -1,14 +1,15 @@
 """Keeps tau2's side effects on the process inside the episodes that have them.
 
-tau2 logs through loguru and prints, and LiteLLM prints advice on errors. Episodes run in several
-threads, and the host's threads beside them: what is global here is changed by the first episode
-and put back by the last, and only what an episode prints goes to stderr.
+tau2 logs through loguru and prints, LiteLLM prints advice, and LangGraph draws random numbers.
+Episodes run in several threads, and the host's threads beside them: what is global is changed by
+the first episode and put back by the last, and only what an episode prints goes to stderr.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -119,6 +120,16 @@ def _no_litellm_advice() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _same_random() -> Iterator[None]:
+    """LangGraph draws from the module's generator, which the host may have seeded."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+@contextlib.contextmanager
 def _no_collections() -> Iterator[None]:
     is_enabled = gc.isenabled()
     gc.disable()
@@ -129,5 +140,5 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
-_episodes = _Shared(_episodes_print_to_stderr, _no_logs, _no_litellm_advice)
+_episodes = _Shared(_episodes_print_to_stderr, _no_logs, _no_litellm_advice, _same_random)
 _collections = _Shared(_no_collections)

@@ -109,6 +109,7 @@ def run_episode(setting: Setting) -> Trajectory:
             update={"seed": setting.seed, "user_simulator": setting.users.name_in(setting.trial)}
         ),
         started_at=started_at,
+        recorded=run.agent.steps if run.agent else (),
         metadata={"own_prompt": True} if run.agent and run.agent.own_prompt else {},
     )
 
@@ -160,27 +161,39 @@ class _Run:
 def judge(simulation: SimulationRun, task: Task, *, domain: str) -> Outcome:
     """Scores a finished simulation with tau2's evaluators, where they need no LLM."""
     reason = TerminationReason(simulation.termination_reason).value
-    breakdown: dict[str, JsonValue] = {"termination_reason": reason}
-    status = "truncated" if reason in _CUT_OFF else "completed"
     criteria = task.evaluation_criteria
     with_assertions = criteria is not None and RewardType.NL_ASSERTION in criteria.reward_basis
     if with_assertions and criteria is not None and criteria.nl_assertions:
-        note = "the reward needs an LLM judge"
-        return Outcome(status=status, breakdown={**breakdown, "not_judged": note})
+        return outcome_of(reason, None, note="the reward needs an LLM judge")
     kind = EvaluationType.ALL_WITH_NL_ASSERTIONS if with_assertions else EvaluationType.ALL
     with uncollected():
         info = evaluate(
             simulation=simulation, task=task, evaluation_type=kind, solo_mode=False, domain=domain
         )
+    return outcome_of(reason, info)
+
+
+def outcome_of(reason: str, info: RewardInfo | None, *, note: str = "no reward") -> Outcome:
+    """How a simulation ended.
+
+    Args:
+        reason: why, as tau2 says it.
+        info: its score; None where there is none.
+        note: why there is none.
+    """
+    status = "truncated" if reason in _CUT_OFF else "completed"
+    breakdown: dict[str, JsonValue] = {"termination_reason": reason}
+    if info is None:
+        return Outcome(status=status, breakdown={**breakdown, "not_judged": note})
     return Outcome(
         status=status,
         success=info.reward >= _SUCCESS,
         reward=info.reward,
-        breakdown={**breakdown, **breakdown_of(info)},
+        breakdown={**breakdown, **_breakdown(info)},
     )
 
 
-def breakdown_of(info: RewardInfo) -> dict[str, JsonValue]:
+def _breakdown(info: RewardInfo) -> dict[str, JsonValue]:
     """The evaluator's detail, without the gold actions."""
     detail: dict[str, JsonValue] = {
         "reward": {kind.value: value for kind, value in (info.reward_breakdown or {}).items()}

@@ -21,7 +21,7 @@ from rwml.cli.evaluate import evaluate
 from rwml.cli.plugins import Command, as_click, load_or_explain
 from rwml.cli.record import record
 from rwml.environments import Environment, Factory
-from rwml.errors import RwmlError
+from rwml.errors import RwmlError, UsageError
 from rwml.references import load_reference
 
 ENVIRONMENT_GROUP = "rwml.environments"
@@ -39,7 +39,11 @@ class EnvironmentGroup(TyperGroup):
         return sorted({*super().list_commands(ctx), *_announced()})
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A command by its name; None where there is none."""
+        """A command by its name.
+
+        Raises:
+            UsageError: there is none; it names those that there are.
+        """
         given = super().get_command(ctx, cmd_name)
         if given is not None:
             return given
@@ -47,7 +51,13 @@ class EnvironmentGroup(TyperGroup):
         if load is None and ":" in cmd_name:
             load = functools.partial(load_reference, cmd_name)
         if load is None:
-            return None
+            if cmd_name.startswith("-"):
+                return None  # an option: click knows better what is wrong with it
+            known = ", ".join(self.list_commands(ctx)) or "none is installed"
+            raise UsageError(
+                f"no environment {cmd_name!r}: use one of {known}, or name a factory as "
+                f"module:factory"
+            )
         run = type(self).run
         example = f"rwml {type(self).verb} {cmd_name} {type(self).example}"
         command, settings = load_or_explain(

@@ -173,7 +173,7 @@ def _text(report: Mapping[str, Any]) -> str:
     if report["success_ci95"]:
         low, high = report["success_ci95"]
         words += f" (95% interval {low:.0%} to {high:.0%})"
-    lines = [f"{report['tasks']} tasks, {report['trials']} trials each: {words}"]
+    lines = [f"{report['tasks']} tasks, trials of each {report['trials']}: {words}"]
     chances = report["pass_hat_k"]
     if len(chances) > 1:
         lines.append(", ".join(f"pass^{k} {chance:.0%}" for k, chance in chances.items()))

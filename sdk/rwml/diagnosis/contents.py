@@ -9,7 +9,8 @@ from itertools import islice
 
 from rwml.diagnosis.findings import Finding
 from rwml.errors import StoreError
-from rwml.schema import NOT_RECORDED_KEY, Step
+from rwml.schema import NOT_RECORDED_KEY, Step, Transition
+from rwml.sightings import INNER_SOURCES, Sightings
 from rwml.statistics import MIN_CLUSTERS
 from rwml.store import Counts, Store
 
@@ -38,6 +39,14 @@ def look_at_contents(store: Store, counts: Counts) -> Iterator[Finding]:
     yield from _look_at_steps(counts, sample)
     yield from _look_at_transitions(counts, sample)
     yield from _look_at_pairs(counts)
+    if sample.twins:
+        yield Finding(
+            "recorded_twice",
+            "warning",
+            f"{sample.twins} transitions were recorded by a client and by the gateway it called: "
+            "'rwml build' takes the client's",
+            "set RWML_GATEWAY to the gateway's URL where the client runs, see docs/litellm.md",
+        )
     yield from _look_at_training(counts, sample)
 
 
@@ -53,6 +62,7 @@ class _Sample:
         hidden: steps of which something was left out by an opt-out, so that they make none.
         groups: tasks, else threads, else trajectories that have a transition: what `rwml build`
             keeps on one side of its split.
+        twins: transitions that were recorded twice.
     """
 
     is_all: bool = True
@@ -61,6 +71,7 @@ class _Sample:
     calls: int = 0
     hidden: int = 0
     groups: set[str] = field(default_factory=set)
+    twins: int = 0
 
     def add(self, step: Step, group: str) -> None:
         self.steps += 1
@@ -74,6 +85,7 @@ class _Sample:
 
 def _read_sample(store: Store) -> _Sample:
     sample = _Sample()
+    seen, inner = Sightings(), list[Transition]()
     read = 0
     for trajectory in islice(store.trajectories(), SAMPLE):
         read += 1
@@ -81,6 +93,11 @@ def _read_sample(store: Store) -> _Sample:
         name = trajectory.task_id or (str(thread) if thread else trajectory.id)
         for step in trajectory.steps:
             sample.add(step, f"{trajectory.source}/{name}")
+        for transition in trajectory.transitions(history=0):
+            seen.note(transition)
+            if transition.source in INNER_SOURCES:
+                inner.append(transition.model_copy(update={"context": ()}))
+    sample.twins = sum(map(seen.has_twin_of, inner))
     sample.is_all = read < SAMPLE
     return sample
 

@@ -26,6 +26,8 @@ from rwml.redaction import Redaction, redact_model
 from rwml.schema import Trajectory
 
 SETTINGS, RESULTS, REPORT, CHART = "settings.json", "results.jsonl", "report.json", "report.png"
+SHOWN_CHARS = 60
+"""Of a setting in an error (ours)."""
 _LOCK = ".lock"
 
 
@@ -150,9 +152,22 @@ def _read(file: Path) -> Iterator[Kept]:
 
 
 def _check(before: Mapping[str, JsonValue], wanted: Mapping[str, JsonValue], folder: Path) -> None:
-    for name in wanted:
-        if before.get(name) != wanted[name]:
+    flat_before, flat_wanted = _flat(before), _flat(wanted)
+    for name in flat_wanted:
+        if flat_before.get(name) != flat_wanted[name]:
             raise UsageError(
-                f"{folder} was begun with {name} {json.dumps(before.get(name))}, not "
-                f"{json.dumps(wanted[name])}: resume it with the same, or name another folder"
+                f"{folder} was begun with {name} {_short(flat_before.get(name))}, not "
+                f"{_short(flat_wanted[name])}: resume it with the same, or name another folder"
             )
+
+
+def _flat(settings: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """The settings, with the fingerprint's fields among them."""
+    fingerprint = settings.get("fingerprint")
+    own = {name: value for name, value in settings.items() if name != "fingerprint"}
+    return {**(fingerprint if isinstance(fingerprint, dict) else {}), **own}
+
+
+def _short(value: JsonValue) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."

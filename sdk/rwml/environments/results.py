@@ -85,6 +85,7 @@ def count(results: Sequence[Result]) -> dict[str, JsonValue]:
     judged = [result.success for result in results if result.success is not None]
     return {
         "tasks": len({result.task for result in results}),
+        "judged": len(judged),
         "success_rate": sum(judged) / len(judged) if judged else None,
         "statuses": dict(Counter(result.status for result in results)),
         "infrastructure_errors": sum(result.is_fault for result in results),

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rwml.schema import NOT_RECORDED_KEY, Step, Trajectory
-from rwml.store.rows import as_key
+from rwml.serialisation import dump
+from rwml.store.rows import as_key, load
 from rwml.store.tables import pseudonyms, steps, trajectories
 
 CHUNK = 500
@@ -56,6 +57,7 @@ class NameRow(NamedTuple):
     trajectory_id: str
     digest: bytes
     name: str
+    key_check: bytes | None = None
 
 
 @dataclass
@@ -64,6 +66,8 @@ class Batch:
 
     Attributes:
         headers: trajectories; of two with one key the last counts.
+        merges: what more is known of trajectories; the store's own, if it has one, stays and is
+            added to. After `headers`.
         cuts: steps from this index on are removed, by key of the trajectory, before `steps` are
             written.
         steps: of two with one key the last counts.
@@ -78,9 +82,10 @@ class Batch:
     names: list[NameRow] = field(default_factory=list)
     touched: dict[str, float] = field(default_factory=dict)
     made_at: float = field(default_factory=time.time)
+    merges: list[HeaderRow] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.headers) + len(self.steps)
+        return len(self.headers) + len(self.merges) + len(self.steps)
 
     def has_steps_of(self, key: str) -> bool:
         """Whether it holds a step of the trajectory with this key."""
@@ -95,9 +100,25 @@ class Batch:
             cut = {header.id: self.cuts[header.id]} if header.id in self.cuts else {}
             mine = names.get(header.id, [])
             yield Batch(headers=[header], cuts=cut, names=mine, made_at=self.made_at)
+        for merge in self.merges:
+            mine = names.get(merge.id, [])
+            yield Batch(merges=[merge], names=mine, made_at=self.made_at)
         for step in self.steps:
             mine = names.get(step.trajectory_id, [])
             yield Batch(steps=[step], names=mine, made_at=self.made_at)
+
+    @classmethod
+    def joined(cls, batches: Sequence[Batch]) -> Batch:
+        """What `singles` took apart, in one; at least one batch."""
+        whole = cls(made_at=batches[0].made_at)
+        for batch in batches:
+            whole.headers += batch.headers
+            whole.merges += batch.merges
+            whole.cuts |= batch.cuts
+            whole.steps += batch.steps
+            whole.touched |= batch.touched
+        whole.names = list(dict.fromkeys(name for batch in batches for name in batch.names))
+        return whole
 
 
 def header_row(trajectory: Trajectory, body: str | None = None) -> HeaderRow:
@@ -154,13 +175,15 @@ def step_row(
 def write_batch(connection: Connection, batch: Batch) -> None:
     """Writes a batch inside the caller's transaction."""
     _upsert(connection, trajectories, batch.headers, keys=1)
+    for row in batch.merges:
+        _upsert(connection, trajectories, [_merged(connection, row)], keys=1)
     if batch.cuts:
         key, length = sa.bindparam("key"), sa.bindparam("length")
         beyond = (steps.c.trajectory_id == key) & (steps.c.step_index >= length)
         cuts = [{"key": key, "length": length} for key, length in sorted(batch.cuts.items())]
         connection.execute(sa.delete(steps).where(beyond), cuts)
     _upsert(connection, steps, batch.steps, keys=3)
-    _upsert(connection, pseudonyms, batch.names, keys=2)
+    _upsert(connection, pseudonyms, list(dict.fromkeys(batch.names)), keys=2)
     if batch.touched:
         mine = trajectories.c.id == sa.bindparam("key")
         later = sa.update(trajectories).where(mine).values(recorded_at=sa.bindparam("moment"))
@@ -195,7 +218,26 @@ def drop_outdated(connection: Connection, batch: Batch) -> Batch:
         names=batch.names,
         touched={key: at for key, at in batch.touched.items() if key not in newer},
         made_at=batch.made_at,
+        merges=batch.merges,
     )
+
+
+def _merged(connection: Connection, row: HeaderRow) -> HeaderRow:
+    """A header with what a later recording knows more: tools, metadata, and how it ended."""
+    query = sa.select(trajectories.c.body).where(trajectories.c.id == row.id)
+    body = connection.scalar(query.with_for_update())  # of two writers none takes away
+    if body is None:  # it was forgotten meanwhile
+        return row
+    known, more = load(Trajectory, body, row.id), load(Trajectory, row.body, row.id)
+    names = {tool.name for tool in known.tools}
+    update: dict[str, Any] = {
+        "tools": known.tools + tuple(tool for tool in more.tools if tool.name not in names),
+        "metadata": {**more.metadata, **known.metadata},
+    }
+    if more.outcome.status != "unknown":
+        update["outcome"] = more.outcome
+    merged, text = dump(known.model_copy(update=update))
+    return header_row(merged, text)._replace(recorded_at=row.recorded_at)
 
 
 def _upsert(
@@ -228,7 +270,8 @@ def _or_update(statement: Any, table: sa.Table) -> Any:
     """Completes an INSERT of either database: what is new replaces a row of the same key.
 
     But an action that waits for its answer does not replace one that has it: another process
-    completed it meanwhile. Recordings by hand, whose steps have no digest, do.
+    completed it meanwhile. Recordings by hand, whose steps have no digest, do. A pseudonym comes
+    with every record that uses it, and is mostly there.
     """
     new = statement.excluded
     keys = [column.name for column in table.primary_key]
@@ -237,4 +280,6 @@ def _or_update(statement: Any, table: sa.Table) -> Any:
     if table is steps:
         # As text: the values of an IN would become parameters of their own.
         where = sa.or_(new.digest.is_(None), sa.text("steps.status NOT IN ('ok', 'error')"))
+    elif table is pseudonyms:
+        where = sa.or_(table.c.name != new.name, table.c.key_check.is_(None))
     return statement.on_conflict_do_update(index_elements=keys, set_=values, where=where)

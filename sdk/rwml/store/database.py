@@ -28,7 +28,8 @@ from rwml.store.batches import Batch, drop_outdated, header_row, step_row, write
 from rwml.store.erasure import Forgotten, Subject, find_subject, remove, scrub
 from rwml.store.failures import first_line, is_out_of_reach
 from rwml.store.keys import store_key
-from rwml.store.lookups import Pending, conditions, find_pending, steps_of
+from rwml.store.locking import EAGER_S, LOCK_TIMEOUT_S, make_lock, turn
+from rwml.store.lookups import Pending, claim, conditions, find_pending, steps_of
 from rwml.store.migrations import MIGRATIONS, migrate
 from rwml.store.rows import PAGE, as_key, load
 from rwml.store.tables import (
@@ -41,12 +42,10 @@ from rwml.store.tables import (
 )
 from rwml.store.urls import shown_url
 
-EAGER_S = 1.0
-"""The same for a recorder that opens its store: the program that starts must not wait (ours)."""
-LOCK_TIMEOUT_S = 60.0
-"""How long a write waits for another process's write before it fails (ours)."""
 FORK_TIMEOUT_S = 5.0
 """How long a fork waits for a write or read that is under way in another thread (ours)."""
+SERVER_FORK_TIMEOUT_S = 0.5
+"""The same for a server's store, which may be silent (ours)."""
 DEADLOCK_ATTEMPTS = 5
 """How often PostgreSQL may break a batch off in favour of another writer's (ours)."""
 DEADLOCK_STATES = ("40001", "40P01")
@@ -90,8 +89,8 @@ class Store:
             StoreError: the store is newer than this rwml, or is no rwml store.
         """
         # In turn with others: a half-made store must not look like somebody else's.
-        turn = self._turn(patience_s) if create else contextlib.nullcontext()
-        with self._errors("open"), turn:
+        wait = turn(self._lock, patience_s) if create else contextlib.nullcontext()
+        with self._errors("open"), wait:
             tables = set(sa.inspect(self._engine).get_table_names())
             if schema_info.name not in tables:
                 self._make_tables(tables, create=create)
@@ -163,6 +162,20 @@ class Store:
         """The only pending action that has this digest, else the only one that has this tail."""
         with self._reading() as connection:
             return find_pending(connection, digest, tail)
+
+    def claim_pending(
+        self, digest: bytes | None, tail: bytes | None, *, patience_s: float = LOCK_TIMEOUT_S
+    ) -> Pending | None:
+        """As `find_pending`, and takes it: of several processes that ask, one gets the action.
+
+        Args:
+            patience_s: how long to wait for other writers, in seconds.
+        """
+        found = self.find_pending(digest, tail)
+        if found is None:
+            return None
+        is_mine = self._transact(lambda c: claim(c, found), patience_s=patience_s)
+        return found if is_mine else None
 
     def header(self, key: str) -> Trajectory | None:
         """The trajectory with this key, without its steps; None where there is none."""
@@ -258,7 +271,7 @@ class Store:
             keys = find_subject(connection, subject, self.key)
             return keys, remove(connection, keys)
 
-        with self._errors("write to"), self._lock or contextlib.nullcontext():
+        with self._errors("write to"), turn(self._lock, LOCK_TIMEOUT_S):
             keys, number = self._transact(work)
             with self._errors("erase what was removed from"), self._open():
                 return Forgotten(keys=tuple(keys), steps=number, erased=scrub(self._engine))
@@ -317,13 +330,13 @@ class Store:
 
     def _close_connections(self, timeout_s: float) -> None:
         with contextlib.ExitStack() as stack:
-            if self._lock:
-                with contextlib.suppress(OSError):  # nobody can write here: closing is harmless
-                    stack.enter_context(self._lock.acquire(timeout=timeout_s))
+            with contextlib.suppress(OSError):  # nobody can write here: closing is harmless
+                stack.enter_context(turn(self._lock, timeout_s))
             self._engine.dispose()
 
     def _before_fork(self) -> None:
-        if self._gate.shut(FORK_TIMEOUT_S):
+        # A child that inherits SQLite's lock is stranded; of a server it only has to let go.
+        if self._gate.shut(FORK_TIMEOUT_S if self._lock else SERVER_FORK_TIMEOUT_S):
             self._close_connections(FORK_TIMEOUT_S)
 
     def _in_parent(self) -> None:
@@ -355,7 +368,7 @@ class Store:
 
     @contextlib.contextmanager
     def _writing(self, patience_s: float = LOCK_TIMEOUT_S) -> Iterator[Connection]:
-        with self._open(), self._turn(patience_s), self._engine.begin() as connection:
+        with self._open(), turn(self._lock, patience_s), self._engine.begin() as connection:
             if self._lock:  # the driver would begin at the first INSERT, after what we read
                 connection.exec_driver_sql(f"PRAGMA busy_timeout={int(patience_s * 500)}")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -363,14 +376,6 @@ class Store:
                 limit = f"SET LOCAL lock_timeout = {int(patience_s * 1000)}"
                 connection.exec_driver_sql(limit)
             yield connection
-
-    @contextlib.contextmanager
-    def _turn(self, patience_s: float) -> Iterator[None]:
-        if self._lock is None:
-            yield
-        else:
-            with self._lock.acquire(timeout=patience_s):
-                yield
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -388,8 +393,3 @@ class Store:
         except (SQLAlchemyError, OSError) as error:
             kind = StoreUnavailableError if is_out_of_reach(error) else StoreError
             raise kind(f"cannot {doing} {self.url}: {first_line(error)}") from error
-
-
-def make_lock(file: str) -> FileLock:
-    """The lock that writers of a SQLite file take their turns by."""
-    return FileLock(file, timeout=LOCK_TIMEOUT_S, mode=0o600)

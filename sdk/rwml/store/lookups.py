@@ -44,6 +44,22 @@ def find_pending(
     return None
 
 
+def claim(connection: Connection, pending: Pending) -> bool:
+    """Takes a pending action, so that no other process finds it; False where one was quicker."""
+    step = pending.step
+    mine = (
+        (steps.c.trajectory_id == pending.key)
+        & (steps.c.step_index == step.index)
+        & (steps.c.attempt == step.attempt)
+        & (steps.c.status == "pending")
+        & steps.c.digest.is_not(None)
+    )
+    return (
+        connection.execute(sa.update(steps).where(mine).values(digest=None, tail=None)).rowcount
+        == 1
+    )
+
+
 def _last_steps(connection: Connection, condition: sa.ColumnElement[bool]) -> list[Pending]:
     later = steps.alias()
     is_last = ~sa.exists().where(

@@ -54,7 +54,7 @@ def check_environment(
                 together = list(threads.map(environment.play, episodes))
             for one, other in zip(alone, together, strict=True):
                 _check_same(one, other)
-        _check_limit(environment, episodes[0], alone[0])
+        _check_limit(environment, episodes[0], alone[0] if deterministic else None)
         _check_recording(alone)
         _check_summary(environment, alone)
     with closing(make()) as second:
@@ -69,7 +69,7 @@ def _check_description(environment: Environment) -> None:
     _expect(environment.default_max_steps >= 1, "its default_max_steps is 1 or more")
     found = environment.fingerprint()
     _expect(bool(found.package and found.version), "its fingerprint has package and version")
-    _expect(found.agent == environment.agent, "its fingerprint names its agent")
+    _expect(bool(found.agent), "its fingerprint names its agent")
     _expect(found.seed is None, "its fingerprint has no seed: episodes have")
 
 
@@ -124,10 +124,10 @@ def _check_steps(played: Trajectory, episode: Episode, what: str) -> None:
     _expect(any(step.is_complete for step in played.steps), f"{what} has a transition")
 
 
-def _check_limit(environment: Environment, episode: Episode, whole: Trajectory) -> None:
+def _check_limit(environment: Environment, episode: Episode, whole: Trajectory | None) -> None:
     cut = environment.play(replace(episode, max_steps=1))
     _expect(len(cut.steps) <= 1, "an episode of max_steps=1 has one step")
-    if len(whole.steps) > 1:
+    if whole is not None and len(whole.steps) > 1:
         _expect(cut.outcome.status == "truncated", "an episode that is cut short is truncated")
 
 

@@ -18,6 +18,7 @@ from rwml.files import file_sha256, whole_folder, write_json
 from rwml.prompts import render_next_state, render_prompt
 from rwml.prompts.profiles import Prompt
 from rwml.schema import Transition
+from rwml.sightings import Sightings
 from rwml.store import Store
 from rwml_trainer.dataset.files import (
     MANIFEST,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
-REASONS = ("too_long", "prompt_too_long", "empty", "arrived_late")
+REASONS = ("too_long", "prompt_too_long", "empty", "arrived_late", "recorded_twice")
 
 
 def build_dataset(
@@ -66,13 +67,16 @@ def build_dataset(
         UsageError: `out` is a file, or a folder with something else in it.
     """
     check_folder(out)
-    groups = {group_key(t) for t in store.transitions(history=0, source=source)}
+    seen, groups = Sightings(), set[str]()
+    for transition in store.transitions(history=0, source=source):
+        seen.note(transition)
+        groups.add(group_key(transition))
     if not groups:
         of = f" of source {source!r}" if source else ""
         raise DatasetError(f"{store.url} holds no transition{of}: record something first")
     sides, held_out = split_groups(groups, validation_share=recipe.data.validation_share)
     with whole_folder(out) as folder:
-        return _write(store, folder, sides, held_out, recipe, tokenizer, source, watch)
+        return _write(store, folder, sides, held_out, recipe, tokenizer, source, watch, seen)
 
 
 def _write(
@@ -84,6 +88,7 @@ def _write(
     tokenizer: PreTrainedTokenizerBase,
     source: str | None,
     watch: Callable[[Iterable[Transition]], Iterable[Transition]],
+    seen: Sightings,
 ) -> Manifest:
     make_row = RowMaker(recipe, tokenizer)
     kinds: dict[Split, Counter[str]] = {split: Counter() for split in SPLITS}
@@ -97,6 +102,8 @@ def _write(
             key = group_key(transition)
             # A task that is first recorded while we read has no side yet: the next build has it.
             row = make_row(transition) if key in sides else "arrived_late"
+            if seen.has_twin_of(transition):
+                row = "recorded_twice"
             if isinstance(row, str):
                 dropped[row] += 1
                 continue
