@@ -90,11 +90,14 @@ def _compared(
             pool.submit(compare, game.file, logic=job[2], seed=seed, commands=commands): job
             for job, game in jobs.items()
         }
-        for future in as_completed(futures):
-            error = future.exception()
-            if isinstance(error, BrokenProcessPool):
-                return
-            yield futures[future], 0 if error else future.result(), error
+        try:
+            for future in as_completed(futures):
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    return
+                yield futures[future], 0 if error else future.result(), error
+        finally:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C waits for what runs, not for all
 
 
 def _version() -> str:
