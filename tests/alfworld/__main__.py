@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import random
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -51,6 +52,7 @@ def main() -> int:
     run = f"{_version()}:{options.commands}:{options.seed}"
     done = {job: states for job, states in _kept(run) if job in jobs}
     todo = [job for job in jobs if job not in done]
+    random.Random(options.seed).shuffle(todo)  # of an interrupted run, some of every kind
     say(f"{len(games)} games, {len(jobs)} comparisons, {len(jobs) - len(todo)} done before")
     BUILD.mkdir(exist_ok=True)
     failures: list[str] = []
@@ -88,11 +90,14 @@ def _compared(
             pool.submit(compare, game.file, logic=job[2], seed=seed, commands=commands): job
             for job, game in jobs.items()
         }
-        for future in as_completed(futures):
-            error = future.exception()
-            if isinstance(error, BrokenProcessPool):
-                return
-            yield futures[future], 0 if error else future.result(), error
+        try:
+            for future in as_completed(futures):
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    return
+                yield futures[future], 0 if error else future.result(), error
+        finally:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C waits for what runs, not for all
 
 
 def _version() -> str:

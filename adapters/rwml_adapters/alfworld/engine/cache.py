@@ -22,7 +22,7 @@ from rwml.files import whole_file
 from rwml_adapters.alfworld.engine.compiled import CompiledGame
 from rwml_adapters.alfworld.logic import GameText
 
-FORMAT = 1
+FORMAT = 2
 """Counts up whenever the compiled data changes."""
 
 

@@ -1,17 +1,25 @@
 """A compiled game, ready to be played many times: shared by its episodes, never changed by them.
 
-It holds everything that is the same in each episode: which operators need which literals, how
-many literals each lacks at the start, and the texts of commands that cannot change.
+It is loaded for every new environment, so what only a few steps need (an operator's arguments and
+effects, the closures of an action's texts) stays text until it is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
-from rwml_adapters.alfworld.engine.compiling import derived_values
+from rwml_adapters.alfworld.engine.axioms import Axiom, layered
 from rwml_adapters.alfworld.engine.expressions import Entity
-from rwml_adapters.alfworld.engine.facts import Facts, Mapped, Placeholder, Rows, load_query
+from rwml_adapters.alfworld.engine.facts import (
+    Facts,
+    Index,
+    Mapped,
+    Placeholder,
+    Rows,
+    load_query,
+)
 from rwml_adapters.alfworld.engine.texts import Text, TextRules
 
 
@@ -26,20 +34,18 @@ class Action(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """An effect: the literal it makes true, and the literals that must hold for it."""
+    """An effect of an operator.
+
+    Attributes:
+        literal: what becomes true.
+        conditions: literals that must hold for it.
+        signature: of the fact that texts take for true from then on; the one beside it (``^ 1``)
+            is of its negation.
+        row: the things of that fact.
+    """
 
     literal: int
     conditions: tuple[int, ...]
-
-
-class TextEffect(NamedTuple):
-    """The same effect on what the texts know.
-
-    Attributes:
-        signature: of the fact that becomes true; the one beside it (``^ 1``) is of its negation.
-        row: its things.
-    """
-
     signature: int
     row: tuple[int, ...]
 
@@ -50,65 +56,98 @@ class CompiledGame:
     Args:
         data: of `compile_game`.
 
+    Attributes:
+        entities: the things.
+        signatures: predicates of the facts, by number.
+        initial: value per variable at the start.
+        goal: literals.
+        axioms: by layer.
+        derived: the derived variables with their defaults.
+        derived_from: variables that they depend on.
+        needed: per literal the operators that need it.
+        lacking: per operator how many literals it lacks at the start.
+        applicable: the operators that lack none.
+        intro: the text of the start.
+
     Raises:
         KeyError, TypeError, ValueError, IndexError: it is something else.
     """
 
     def __init__(self, data: Mapping[str, Any]) -> None:
-        entities = [Entity(*thing) for thing in data["things"]]
-        self.entities = entities
+        self.entities = [Entity(*thing) for thing in data["things"]]
         self.signatures: list[str] = data["signatures"]
-        self.start = _rows(data["start"], len(self.signatures))
-        self.layers: list[int] = data["layers"]
-        self.axioms = [(tuple(conditions), literal) for conditions, literal in data["axioms"]]
+        self.initial: list[int] = data["initial"]
         self.goal: list[int] = data["goal"]
-        self.defaults: list[int] = data["initial"]
-        self.initial = derived_values(self.defaults, self.layers, self.axioms)
-        self.derived_from = {
-            literal >> 1 for conditions, _ in self.axioms for literal in conditions
+        axioms: list[Axiom] = [(tuple(needs), literal) for needs, literal in data["axioms"]]
+        self.axioms = layered(axioms, data["layers"])
+        self.derived: list[tuple[int, int]] = [
+            (variable, default)
+            for variable, (layer, default) in enumerate(
+                zip(data["layers"], data["defaults"], strict=True)
+            )
+            if layer >= 0
+        ]
+        self.derived_from = {literal >> 1 for needs, _ in axioms for literal in needs}
+        self.needed: dict[int, list[int]] = {
+            int(literal): operators for literal, operators in data["needed"].items()
         }
+        self.lacking: list[int] = data["lacking"]
+        self.applicable = {number for number, lacks in enumerate(self.lacking) if not lacks}
         self.rules = TextRules(
             rules=data["rules"],
             queries={text: load_query(parts) for text, parts in data["queries"].items()},
-            entities=entities,
+            entities=self.entities,
         )
-        self.text_effects = [
-            TextEffect(signature ^ negative, tuple(row))
-            for signature, *row in data["fluents"]
-            for negative in (0, 1)
-        ]
-        self.actions = self._actions(data)
-        self._operators: list[Any] = data["operators"]
-        self.preconditions: list[list[int]] = [needs for _, _, needs, _ in self._operators]
+        self.intro = self.rules.compile([["rule", "intro"]])
+        self._start = _rows(data["start"], len(self.signatures))
+        self._start_index: Index = {}
+        self._operators: list[str] = data["operators"]
+        self._effect_texts: list[str] = data["effects"]
+        self._fluents: list[str] = data["fluents"]
+        self._action_data: list[Any] = data["actions"]
+        self._actions: dict[int, Action] = {}
         self._effects: dict[int, tuple[Effect, ...]] = {}
         self._commands: dict[int, str] = {}
-        self._index()
-        self.intro = self.rules.compile([["rule", "intro"]])
 
     def facts(self) -> Facts:
         """What is true at the start."""
-        return Facts(self.start)
+        return Facts(self._start, self._start_index)
+
+    @cached_property
+    def preconditions(self) -> list[list[int]]:
+        """The literals that each operator needs."""
+        found: list[list[int]] = [[] for _ in self._operators]
+        for literal, operators in self.needed.items():
+            for operator in operators:
+                found[operator].append(literal)
+        return found
 
     def effects(self, operator: int) -> tuple[Effect, ...]:
         """The effects of an operator, in the planner's order."""
         made = self._effects.get(operator)
         if made is None:
-            made = self._effects[operator] = tuple(
-                Effect(effect, ())
-                if isinstance(effect, int)
-                else Effect(effect[0], tuple(effect[1:]))
-                for effect in self._operators[operator][3]
-            )
+            texts = self._effect_texts[operator].split()
+            made = self._effects[operator] = tuple(self._effect(text) for text in texts)
         return made
 
     def action(self, operator: int) -> Action:
         """The kind of action of an operator."""
-        return self.actions[self._operators[operator][0]]
+        kind = int(self._operators[operator].partition(" ")[0])
+        made = self._actions.get(kind)
+        if made is None:
+            _, parameters, template, feedback, fixed = self._action_data[kind]
+            made = self._actions[kind] = Action(
+                parameters=tuple((name, of) for name, of in parameters),
+                command=self.rules.compile(template),
+                feedback=self.rules.compile(feedback),
+                fixed=fixed,
+            )
+        return made
 
     def mapped(self, operator: int) -> Mapped:
         """What the parameters of an operator's action stand for."""
-        kind, things, *_ = self._operators[operator]
-        return dict(zip(self.actions[kind].parameters, things, strict=False))
+        things = map(int, self._operators[operator].split()[1:])
+        return dict(zip(self.action(operator).parameters, things, strict=False))
 
     def command(self, operator: int, facts: Facts) -> str:
         """The command that stands for an operator now."""
@@ -121,35 +160,14 @@ class CompiledGame:
             self._commands[operator] = text
         return text
 
-    def _actions(self, data: Mapping[str, Any]) -> list[Action]:
-        changing = {self.signatures[effect.signature] for effect in self.text_effects}
-        return [
-            Action(
-                parameters=tuple((name, kind) for name, kind in parameters),
-                command=self.rules.compile(template),
-                feedback=self.rules.compile(feedback),
-                fixed=not changing & self.rules.asked(template),
-            )
-            for _, parameters, template, feedback in data["actions"]
-        ]
-
-    def _index(self) -> None:
-        """Which operators need a literal, and what each lacks at the start."""
-        self.needed: list[list[int]] = [[] for _ in range(2 * len(self.initial))]
-        self.lacking: list[int] = []
-        for number, needs in enumerate(self.preconditions):
-            lacking = 0
-            for literal in needs:
-                self.needed[literal].append(number)
-                lacking += self.initial[literal >> 1] != literal & 1
-            self.lacking.append(lacking)
-        self.applicable = {number for number, lacks in enumerate(self.lacking) if not lacks}
+    def _effect(self, text: str) -> Effect:
+        literal, *conditions = map(int, text.split(":"))
+        signature, *row = map(int, self._fluents[literal >> 1].split())
+        return Effect(literal, tuple(conditions), signature ^ (literal & 1), tuple(row))
 
 
 def _rows(facts: list[list[int]], signatures: int) -> list[Rows]:
     rows: list[Rows] = [[] for _ in range(signatures)]
-    for signature, *row in facts:
+    for signature, *row in facts:  # sorted already
         rows[signature].append(tuple(row))
-    for each in rows:
-        each.sort()
     return rows

@@ -13,7 +13,9 @@ from typing import Any, TypeAlias
 from pydantic import JsonValue
 
 from rwml.errors import AdapterError
+from rwml_adapters.alfworld.engine.axioms import derive, layered
 from rwml_adapters.alfworld.engine.exclusive import exclusive, pddl_to_sas
+from rwml_adapters.alfworld.engine.facts import load_query
 from rwml_adapters.alfworld.engine.grammar import (
     Grammar,
     Symbol,
@@ -23,6 +25,7 @@ from rwml_adapters.alfworld.engine.grammar import (
 )
 from rwml_adapters.alfworld.engine.names import display_names
 from rwml_adapters.alfworld.engine.sas import SasOperator, SasTask, read_sas
+from rwml_adapters.alfworld.engine.texts import TextRules
 from rwml_adapters.alfworld.logic import GameText
 
 Fact: TypeAlias = tuple[str, tuple[str, ...]]
@@ -62,7 +65,9 @@ class _Compiler:
             raise AdapterError(f"the game's grammar has no action {missing[0]!r} of its domain")
         self._hierarchy = _hierarchy(task.types)
         self._fluents = [_fact_of(atom) for atom in sas.facts]
-        self._start = _facts_at_start(task, sas, self._fluents)
+        self._initial = list(sas.initial)
+        derive(self._initial, layered(sas.axioms, sas.layers))
+        self._start = _facts_at_start(task, self._fluents, self._initial)
         self._things = self._all_things()
         self._signatures: dict[tuple[str, tuple[str, ...]], int] = {}
         for predicate, arguments in (*self._start, *self._fluents):
@@ -74,23 +79,38 @@ class _Compiler:
 
     def data(self) -> dict[str, JsonValue]:
         names = display_names(argument for _, arguments in self._start for argument in arguments)
-        texts = self._texts()
+        operators = _listed(self._sas.operators)
+        needed: dict[int, list[int]] = {}
+        for number, operator in enumerate(operators):
+            for literal in operator.preconditions:
+                needed.setdefault(literal, []).append(number)
+        queries = {text: self._query(text) for text in sorted(self._texts())}
+        rules = TextRules(
+            rules=self._grammar.rules,
+            queries={text: load_query(parts) for text, parts in queries.items()},
+            entities=(),
+        )
+        changing = {name for fact, _ in self._fluents for name in (fact, _NEGATION + fact)}
         data: dict[str, Any] = {
             "things": [[*thing, names.get(thing[0], "")] for thing in self._things],
             "signatures": [name for name, _ in self._signatures],
             "start": sorted({self._numbered(fact) for fact in self._start}),
-            "fluents": [self._numbered(fact) for fact in self._fluents],
+            "fluents": [_words(self._numbered(fact)) for fact in self._fluents],
             "layers": self._sas.layers,
-            "initial": self._sas.initial,
+            "defaults": self._sas.initial,
+            "initial": self._initial,
             "goal": self._sas.goal,
             "axioms": self._sas.axioms,
-            "operators": [self._operator(operator) for operator in _listed(self._sas.operators)],
-            "actions": [
-                [name, self._parameters[name], *self._grammar.actions[name]]
-                for name in self._actions
+            "operators": [self._operator(operator) for operator in operators],
+            "effects": [_effects(operator) for operator in operators],
+            "needed": needed,
+            "lacking": [
+                sum(self._initial[literal >> 1] != literal & 1 for literal in each.preconditions)
+                for each in operators
             ],
+            "actions": [self._action(name, rules, changing) for name in self._actions],
             "rules": self._grammar.rules,
-            "queries": {text: self._query(text) for text in sorted(texts)},
+            "queries": queries,
         }
         return data
 
@@ -115,18 +135,18 @@ class _Compiler:
             *(self._things[pair] for pair in zip(arguments, kinds, strict=True)),
         )
 
-    def _operator(self, operator: SasOperator) -> list[Any]:
+    def _action(self, name: str, rules: TextRules, changing: set[str]) -> list[Any]:
+        """Its texts, and whether its commands are the same in every state."""
+        text = self._grammar.actions[name]
+        fixed = not changing & rules.asked(text.template)
+        return [name, self._parameters[name], text.template, text.feedback, fixed]
+
+    def _operator(self, operator: SasOperator) -> str:
+        """Numbers of the action and of its things."""
         name, *arguments = operator.name.split()
         kinds = (kind for _, kind in self._parameters[name])
-        return [
-            self._actions.index(name),
-            [self._things[pair] for pair in zip(arguments, kinds, strict=False)],
-            operator.preconditions,
-            [
-                [effect.literal, *effect.conditions] if effect.conditions else effect.literal
-                for effect in operator.effects
-            ],
-        ]
+        things = (self._things[pair] for pair in zip(arguments, kinds, strict=False))
+        return _words((self._actions.index(name), *things))
 
     def _texts(self) -> set[str]:
         bodies: list[list[Symbol]] = []
@@ -166,6 +186,17 @@ class _Compiler:
         return {kind.name for kind in self._hierarchy}
 
 
+def _words(numbers: Iterable[int]) -> str:
+    """Numbers as text: it is loaded faster than a list, and few are ever looked at."""
+    return " ".join(map(str, numbers))
+
+
+def _effects(operator: SasOperator) -> str:
+    """Literals as text, each with its conditions after colons."""
+    each = ((effect.literal, *effect.conditions) for effect in operator.effects)
+    return " ".join(":".join(map(str, literals)) for literals in each)
+
+
 def _hierarchy(types: Iterable[Any]) -> Any:
     from textworld.logic import Type, TypeHierarchy
 
@@ -184,7 +215,7 @@ def _fact_of(atom: str) -> Fact:
     return predicate, tuple(part for part in arguments[:-1].split(", ") if part)
 
 
-def _facts_at_start(task: Any, sas: SasTask, fluents: list[Fact]) -> list[Fact]:
+def _facts_at_start(task: Any, fluents: list[Fact], initial: list[int]) -> list[Fact]:
     """What TextWorld knows at the start: the problem's facts and the true variables."""
     facts: list[Fact] = []
     for given in task.init:
@@ -193,30 +224,8 @@ def _facts_at_start(task: Any, sas: SasTask, fluents: list[Fact]) -> list[Fact]:
                 facts.append((given.predicate, tuple(given.args)))
         elif given.fluent.symbol != "total-cost" and not str(given.expression.value).isdigit():
             facts.append((str(given.expression.value), tuple(given.fluent.args)))
-    initial = derived_values(sas.initial, sas.layers, sas.axioms)
     facts += [fact for fact, value in zip(fluents, initial, strict=True) if value == 0]
     return facts
-
-
-def derived_values(
-    values: Iterable[int],
-    layers: Iterable[int],
-    axioms: Iterable[tuple[Iterable[int], int]],
-) -> list[int]:
-    """The values with the derived ones worked out, layer by layer, from their defaults."""
-    result, by_layer = list(values), list(layers)
-    for layer in sorted({layer for layer in by_layer if layer >= 0}):
-        here = [rule for rule in axioms if by_layer[rule[1] >> 1] == layer]
-        changed = True
-        while changed:
-            changed = False
-            for conditions, literal in here:
-                if result[literal >> 1] != literal & 1 and all(
-                    result[condition >> 1] == condition & 1 for condition in conditions
-                ):
-                    result[literal >> 1] = literal & 1
-                    changed = True
-    return result
 
 
 def _listed(operators: tuple[SasOperator, ...]) -> list[SasOperator]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from rwml.errors import AdapterError, UsageError
@@ -40,6 +41,7 @@ Expression: TypeAlias = Callable[[Mapping[str, Entity]], Value]
 _ATTRIBUTES = frozenset(Entity.__slots__)
 
 
+@lru_cache(maxsize=256)  # the same few in every game
 def compile_expression(text: str) -> Expression:
     """Turns an expression into a function of the entities by their names in it.
 

@@ -22,6 +22,9 @@ Mapped: TypeAlias = dict[Placeholder, int]
 
 Rows: TypeAlias = list[tuple[int, ...]]
 
+Index: TypeAlias = dict[int, dict[int, dict[int, Rows]]]
+"""Facts by signature, position and the thing that is there."""
+
 
 class Predicate(NamedTuple):
     """One part of a query.
@@ -57,11 +60,13 @@ class Facts:
 
     Args:
         start: facts by signature, sorted; not changed.
+        index: of those, filled as they are asked; shared by the episodes of a game.
     """
 
-    def __init__(self, start: Sequence[Rows]) -> None:
+    def __init__(self, start: Sequence[Rows], index: Index) -> None:
         self._rows: list[Rows] = list(start)
-        self._own: set[int] = set()
+        self._shared = index
+        self._changed: Index = {}
 
     def add(self, signature: int, row: tuple[int, ...]) -> None:
         """Makes a fact true."""
@@ -104,16 +109,38 @@ class Facts:
         fresh = [placeholder for placeholder in placeholders if placeholder not in mapped]
         for signature in signatures:
             # The rows cannot change while a text is made.
-            for row in self._rows[signature]:
+            for row in self._candidates(signature, placeholders, mapped):
                 if _fits(placeholders, row, mapped, used):
                     yield from self._search(query, depth + 1, mapped, used)
                 for placeholder in fresh:
                     used.discard(mapped.pop(placeholder, -1))
 
+    def _candidates(
+        self, signature: int, placeholders: tuple[Placeholder, ...], mapped: Mapped
+    ) -> Rows:
+        """The facts that have what the first known placeholder stands for in its place."""
+        for position, placeholder in enumerate(placeholders):
+            thing = mapped.get(placeholder)
+            if thing is not None:
+                return self._by_thing(signature, position).get(thing, [])
+        return self._rows[signature]
+
+    def _by_thing(self, signature: int, position: int) -> dict[int, Rows]:
+        """The facts of a signature by the thing in one place, each still sorted."""
+        changed = self._changed.get(signature)
+        index = self._shared.setdefault(signature, {}) if changed is None else changed
+        found = index.get(position)
+        if found is None:
+            found = {}
+            for row in self._rows[signature]:
+                found.setdefault(row[position], []).append(row)
+            index[position] = found
+        return found
+
     def _changeable(self, signature: int) -> Rows:
-        if signature not in self._own:
-            self._own.add(signature)
+        if signature not in self._changed:
             self._rows[signature] = self._rows[signature].copy()
+        self._changed[signature] = {}
         return self._rows[signature]
 
 

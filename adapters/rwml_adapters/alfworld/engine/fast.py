@@ -6,9 +6,9 @@ same order; applicable operators are kept up to date from the few literals that 
 
 from __future__ import annotations
 
+from rwml_adapters.alfworld.engine.axioms import derive
 from rwml_adapters.alfworld.engine.cache import compiled_game
 from rwml_adapters.alfworld.engine.compiled import CompiledGame
-from rwml_adapters.alfworld.engine.compiling import derived_values
 from rwml_adapters.alfworld.engine.facts import Facts
 from rwml_adapters.alfworld.engine.planner import Planner
 from rwml_adapters.alfworld.logic import GameText
@@ -123,8 +123,7 @@ class FastEngine:
             for effect in effects
             if all(self._holds(condition) for condition in effect.conditions)
         ]
-        for effect in effects:
-            signature, row = game.text_effects[effect.literal]
+        for _, _, signature, row in effects:
             facts.remove(signature ^ 1, row)
             facts.add(signature, row)
         for literal in fired:
@@ -135,13 +134,12 @@ class FastEngine:
 
     def _derive(self) -> None:
         """Works out the derived variables from their defaults."""
-        game = self._game
-        basic = [
-            default if layer >= 0 else value
-            for value, default, layer in zip(self._values, game.defaults, game.layers, strict=True)
-        ]
-        for variable, value in enumerate(derived_values(basic, game.layers, game.axioms)):
-            self._make(2 * variable + value)
+        values = self._values.copy()
+        for variable, default in self._game.derived:
+            values[variable] = default
+        derive(values, self._game.axioms)
+        for variable, _ in self._game.derived:
+            self._make(2 * variable + values[variable])
 
     def _make(self, literal: int) -> None:
         """Makes a literal true, and keeps count of what each operator lacks."""
@@ -151,11 +149,11 @@ class FastEngine:
             return
         self._values[variable] = value
         lacking, applicable, needed = self._lacking, self._applicable, self._game.needed
-        for operator in needed[2 * variable + before]:
+        for operator in needed.get(2 * variable + before, ()):
             if not lacking[operator]:
                 applicable.discard(operator)
             lacking[operator] += 1
-        for operator in needed[literal]:
+        for operator in needed.get(literal, ()):
             lacking[operator] -= 1
             if not lacking[operator]:
                 applicable.add(operator)

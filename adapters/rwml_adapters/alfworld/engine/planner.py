@@ -11,8 +11,8 @@ import heapq
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rwml_adapters.alfworld.engine.axioms import derive
 from rwml_adapters.alfworld.engine.compiled import CompiledGame
-from rwml_adapters.alfworld.engine.compiling import derived_values
 
 MAX_STATES = 20_000
 """States looked at before a search is given up (ours; games need a few hundred)."""
@@ -130,17 +130,21 @@ class Planner:
 
     def _after(self, state: tuple[int, ...], operator: int) -> tuple[int, ...]:
         game, values = self._game, list(state)
-        for literal, conditions in game.effects(operator):
+        for literal, conditions, _, _ in game.effects(operator):
             if all(state[condition >> 1] == condition & 1 for condition in conditions):
                 values[literal >> 1] = literal & 1
-        for variable, layer in enumerate(game.layers):
-            if layer >= 0:
-                values[variable] = game.defaults[variable]
-        return tuple(derived_values(values, game.layers, game.axioms))
+        for variable, default in game.derived:
+            values[variable] = default
+        derive(values, game.axioms)
+        return tuple(values)
 
 
 def _rules(game: CompiledGame) -> list[_Rule]:
-    rules = [_Rule(None, conditions, (literal,)) for conditions, literal in game.axioms]
+    rules = [
+        _Rule(None, conditions, (literal,))
+        for layer in game.axioms
+        for conditions, literal in layer
+    ]
     for operator, needs in enumerate(game.preconditions):
         always = tuple(effect.literal for effect in game.effects(operator) if not effect.conditions)
         rules.append(_Rule(operator, tuple(needs), always))
