@@ -11,8 +11,8 @@ from typing import Any
 
 HANG = object()
 """A reply that does not come before the endpoint is closed."""
-Reply = str | bytes | int | dict[str, Any] | object
-"""Text of an answer, a whole body as it is, a status, an assistant message, or `HANG`."""
+Reply = str | bytes | int | tuple[int, bytes] | dict[str, Any] | object
+"""Text of an answer, a whole body as it is, a status, both, an assistant message, or `HANG`."""
 
 
 class Endpoint(ThreadingHTTPServer):
@@ -78,6 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
         status, data = 200, reply
         if isinstance(reply, int):
             status, data = reply, b'{"error": {"message": "told to fail"}}'
+        elif isinstance(reply, tuple):
+            status, data = reply
         elif not isinstance(reply, bytes):
             data = _completion(reply)
         assert isinstance(data, bytes)

@@ -225,6 +225,14 @@ def test_parallel_calls_with_missing_or_equal_ids_are_paired_by_id() -> None:
     assert step.status == "error"
 
 
+def test_an_assertion_about_what_the_agent_never_made_is_not_met() -> None:
+    task = "create_task_1_with_env_assertions"
+    (trajectory,) = run([task], replies(BYE), domain="mock", split="base")
+    assert trajectory.outcome.status == "completed"
+    assert trajectory.outcome.reward == 0.0
+    assert trajectory.outcome.breakdown["env_assertions"] == "0/1"
+
+
 def test_half_an_emoji_in_arguments_can_be_stored(tmp_path: Path) -> None:
     trajectory = mock_episode(call("create_task", {"user_id": "user_1", "title": "\ud83d"}), BYE)
     with rwml.open_store(f"sqlite:///{tmp_path / 'rwml.db'}") as store:

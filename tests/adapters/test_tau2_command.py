@@ -198,6 +198,26 @@ def test_an_agent_that_does_all_wrong_fails_and_is_no_fault(
     assert details["by_domain"]["mock"]["success_rate"] == 0.0
 
 
+@pytest.mark.parametrize("outgrown", ["agent", "user"])
+def test_a_conversation_that_outgrows_the_model_is_the_agents_failure_and_not_the_users(
+    tmp_path: Path, endpoint: Endpoint, outgrown: str
+) -> None:
+    message = "This model's maximum context length is 10 tokens. Please reduce the messages."
+    error = {"message": message, "type": "invalid_request_error", "code": "context_length_exceeded"}
+    endpoint.replies = [(400, json.dumps({"error": error}).encode())]
+    simulated = ["--user-model", "openai/ann", "--user-api-base", endpoint.url, "--retries", "0"]
+    result = invoke(
+        "--store", store_at(tmp_path),
+        *model_at(endpoint, *(simulated if outgrown == "user" else [])),
+    )  # fmt: skip
+    report = json.loads(result.stdout)
+    if outgrown == "agent":
+        assert (report["success_rate"], report["statuses"]) == (0.0, {"truncated": 1})
+        assert len(endpoint.requests) == 1
+    else:
+        assert report["statuses"] == {"infrastructure_error": 1}
+
+
 def test_user_models_take_turns_over_the_trials(tmp_path: Path, endpoint: Endpoint) -> None:
     endpoint.replies_of = {
         "tiny": [calls(CREATE["name"], json.dumps(CREATE["arguments"])), DONE] * 4,

@@ -14,12 +14,14 @@ from functools import lru_cache, partial
 from types import FunctionType
 from typing import Any
 
+from tau2.data_model.tasks import EnvAssertion
 from tau2.environment.environment import Environment
 from tau2.environment.toolkit import ToolKitBase, ToolType
 from tau2.evaluator import evaluator
 from tau2.registry import registry
 
 from rwml.schema import Tool
+from rwml_adapters.tau2.containment import contained, uncollected
 from rwml_adapters.tau2.databases import Original, copy_value
 
 
@@ -40,6 +42,7 @@ class Domain:
     def __init__(self, name: str) -> None:
         self.name = name
         self._original = registry.get_env_constructor(name)()
+        self._class = _forgiving(type(self._original))
         self._databases = {
             kit: Original(toolkit.db)
             for kit in ("tools", "user_tools")
@@ -61,6 +64,7 @@ class Domain:
             stock: Callable[..., Environment] = registry.get_env_constructor(self.name)
             return stock(solo_mode=solo_mode, **more)
         made = copy.copy(self._original)
+        made.__class__ = self._class
         for kit, method in (("tools", "get_db_hash"), ("user_tools", "get_user_db_hash")):
             toolkit = getattr(self._original, kit)
             if toolkit is None:
@@ -87,7 +91,7 @@ def get_domain(name: str) -> Domain:
     Raises:
         KeyError: tau2 has no such domain.
     """
-    with _making:
+    with _making, contained(), uncollected():
         return _make_domain(name)
 
 
@@ -118,6 +122,27 @@ class _Domains:
 
     def get_env_constructor(self, name: str) -> Callable[..., Environment]:
         return get_domain(name).environment
+
+
+def _forgiving(kind: type[Environment]) -> type[Environment]:
+    """The environment's class, in which an assertion that cannot even be checked is not met.
+
+    tau2's evaluator falls over one about a record that the agent never made. Such an episode would
+    be left out of the score, although the agent has failed.
+    """
+
+    class Forgiving(kind):
+        def run_env_assertion(
+            self, assertion: EnvAssertion, raise_assertion_error: bool = True
+        ) -> bool:
+            try:
+                return super().run_env_assertion(assertion, raise_assertion_error)
+            except Exception:
+                if raise_assertion_error:
+                    raise
+                return False
+
+    return Forgiving
 
 
 def _writing_tools(toolkit: ToolKitBase | None) -> frozenset[str]:

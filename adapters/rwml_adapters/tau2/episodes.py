@@ -30,11 +30,10 @@ from rwml_adapters.tau2.extraction import trajectory_from_simulation
 from rwml_adapters.tau2.policies import Agent
 from rwml_adapters.tau2.simulators import Simulators
 
-MAX_STEPS = 30
-"""Steps of the agent in an episode, as in the paper."""
 _SUCCESS = 1 - 1e-6
 """Reward from which tau2's own metrics count a success."""
 _CUT_OFF = {"max_steps", "too_many_errors", "timeout"}
+_STOPS = {"user_stop", "agent_stop"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +60,21 @@ class Setting:
     agent: Agent
     users: Simulators
     fingerprint: Fingerprint
-    trial: int = 0
-    seed: int = 0
-    max_steps: int = MAX_STEPS
+    trial: int
+    seed: int
+    max_steps: int
 
 
 class StepLimit(Orchestrator):
-    """tau2's orchestrator with a limit on the agent's own steps, not on everybody's."""
+    """tau2's orchestrator with a limit on the agent's own steps, not on everybody's.
 
+    Attributes:
+        agent_limit: steps of the agent; 0 for no limit.
+        agent_steps: steps it has taken.
+    """
+
+    agent_limit = 0
     agent_steps = 0
-    agent_limit = MAX_STEPS
 
     def step(self) -> None:
         """One message; the episode ends when the agent would have to act once too often."""
@@ -79,7 +83,7 @@ class StepLimit(Orchestrator):
             super().step()
         new = self.trajectory[before:]
         self.agent_steps += sum(isinstance(message, AssistantMessage) for message in new)
-        spent = self.agent_steps >= self.agent_limit
+        spent = 0 < self.agent_limit <= self.agent_steps
         if spent and not self.done and self.to_role == Role.AGENT:
             self.done = True
             self.termination_reason = TerminationReason.MAX_STEPS
@@ -93,7 +97,8 @@ def run_episode(setting: Setting) -> Trajectory:
         try:
             outcome = run.play()
         except Exception as error:  # noqa: BLE001 - any failure around the agent is one outcome
-            outcome = agent_fault(error) or infrastructure_error(error)
+            fault = agent_fault(error) if run.is_agents_turn else None
+            outcome = fault or infrastructure_error(error)
         finally:
             run.close()
     return trajectory_from_simulation(
@@ -153,6 +158,11 @@ class _Run:
             return self._simulation.messages
         return self._orchestrator.get_trajectory() if self._orchestrator else []
 
+    @property
+    def is_agents_turn(self) -> bool:
+        """Whether the agent was asked last, and not the user or a tool."""
+        return self._orchestrator is not None and self._orchestrator.to_role == Role.AGENT
+
     def close(self) -> None:
         if self.agent is not None:
             self.agent.stop()
@@ -163,7 +173,8 @@ def judge(simulation: SimulationRun, task: Task, *, domain: str) -> Outcome:
     reason = TerminationReason(simulation.termination_reason).value
     criteria = task.evaluation_criteria
     with_assertions = criteria is not None and RewardType.NL_ASSERTION in criteria.reward_basis
-    if with_assertions and criteria is not None and criteria.nl_assertions:
+    is_whole = reason in _STOPS  # else the reward is 0, whatever was said
+    if with_assertions and is_whole and criteria is not None and criteria.nl_assertions:
         return outcome_of(reason, None, note="the reward needs an LLM judge")
     kind = EvaluationType.ALL_WITH_NL_ASSERTIONS if with_assertions else EvaluationType.ALL
     with uncollected():
