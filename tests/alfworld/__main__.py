@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 from typing import get_args
 
@@ -30,8 +31,11 @@ from rwml_adapters.alfworld.logic import LogicName
 BUILD = Path(__file__).resolve().parents[2] / "build"
 KEPT = BUILD / "alfworld.jsonl"
 RESULT = BUILD / "alfworld.json"
-ATTEMPTS = 5
-"""How often a pool is made again after one of its processes died."""
+BATCH = 32
+"""Comparisons of one set of processes."""
+
+MAX_DEATHS = 5
+"""Sets of processes of which one may die."""
 
 Job = tuple[str, str, LogicName]
 """Split, game and logic."""
@@ -57,23 +61,15 @@ def main() -> int:
     BUILD.mkdir(exist_ok=True)
     failures: list[str] = []
     with progress("alfworld", total=len(todo)) as advance:
-        for _ in range(ATTEMPTS):
-            for job, states, error in _compared(
-                {job: games[job[0], job[1]] for job in todo},
-                workers=options.workers,
-                seed=options.seed,
-                commands=options.commands,
-            ):
-                todo.remove(job)
-                advance(job[1][:24])
-                if error is not None:
-                    failures.append(f"{'/'.join(job)}: {type(error).__name__}: {error}")
-                    say(failures[-1])
-                    continue
-                done[job] = states
-                with KEPT.open("a", encoding="utf-8") as kept:
-                    kept.write(json.dumps({"run": run, "job": job, "states": states}) + "\n")
-    failures += [f"{'/'.join(job)}: its process died" for job in todo]
+        for job, states, error in _compared(todo, games, options):
+            advance(job[1][:24])
+            if error is not None:
+                failures.append(f"{'/'.join(job)}: {type(error).__name__}: {error}")
+                say(failures[-1])
+                continue
+            done[job] = states
+            with KEPT.open("a", encoding="utf-8") as kept:
+                kept.write(json.dumps({"run": run, "job": job, "states": states}) + "\n")
     result = {"games": len(games), "comparisons": len(jobs), "states": sum(done.values())}
     write_json(RESULT, {**result, "failures": failures})
     say(f"{len(done)} of {len(jobs)} agree, {result['states']} states compared")
@@ -81,23 +77,36 @@ def main() -> int:
 
 
 def _compared(
-    jobs: dict[Job, Game], *, workers: int, seed: int, commands: int
+    jobs: list[Job], games: dict[tuple[str, str], Game], options: argparse.Namespace
 ) -> Iterator[tuple[Job, int, BaseException | None]]:
-    """Compares, in processes; ends early when one of them dies, as TextWorld's planner may."""
-    # A fresh process now and then: that planner never gives all its memory back.
-    with ProcessPoolExecutor(workers, max_tasks_per_child=20) as pool:
-        futures = {
-            pool.submit(compare, game.file, logic=job[2], seed=seed, commands=commands): job
-            for job, game in jobs.items()
-        }
-        try:
-            for future in as_completed(futures):
-                error = future.exception()
-                if isinstance(error, BrokenProcessPool):
-                    return
-                yield futures[future], 0 if error else future.result(), error
-        finally:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C waits for what runs, not for all
+    """Compares, in processes; fresh ones now and then, for TextWorld's planner keeps memory.
+
+    That planner may also take its process down: what was running there is tried again.
+    """
+    waiting, deaths = list(jobs), 0
+    while waiting:
+        batch, waiting = waiting[:BATCH], waiting[BATCH:]
+        with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+            futures = {
+                pool.submit(
+                    compare,
+                    games[job[0], job[1]].file,
+                    logic=job[2],
+                    seed=options.seed,
+                    commands=options.commands,
+                ): job
+                for job in batch
+            }
+            try:
+                for future in as_completed(futures):
+                    error = future.exception()
+                    if isinstance(error, BrokenProcessPool) and deaths < MAX_DEATHS:
+                        waiting.append(futures[future])
+                    else:
+                        yield futures[future], 0 if error else future.result(), error
+            finally:
+                pool.shutdown(cancel_futures=True)  # Ctrl-C waits for what runs, not for all
+            deaths += any(isinstance(f.exception(), BrokenProcessPool) for f in futures)
 
 
 def _version() -> str:
