@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.benchmarks.assembling import assemble_vs_naive
+from tests.benchmarks.ingesting import ingest_log_vs_naive
 from tests.benchmarks.measure import Result
 from tests.benchmarks.overhead import recorder_overhead
 from tests.benchmarks.reading import read_stream_mib
@@ -21,6 +22,7 @@ BENCHMARKS = (
     read_stream_mib,
     recorder_overhead,
     assemble_vs_naive,
+    ingest_log_vs_naive,
     reward_vs_naive,
 )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rwml.assemble.completion import Completion
 from rwml.assemble.digests import Digests, Hasher
@@ -18,6 +18,8 @@ from rwml.schema import Message
 _MESSAGE_BYTES = 2_000
 """What a message takes in memory besides its texts, with its digests (ours)."""
 _CALL_BYTES = 1_000
+_BYTES_PER_CHAR = 8
+"""Of JSON, once it is parsed (ours)."""
 
 
 Opening = tuple[int, str, str]
@@ -25,11 +27,18 @@ Opening = tuple[int, str, str]
 
 
 class ReadMessage(NamedTuple):
-    """A message, its digest, and whether it says that it is the result of a tool that failed."""
+    """A message that was read.
+
+    Attributes:
+        digest: of the message.
+        size: bytes that it takes in memory, roughly.
+        failed: whether it says that it is the result of a tool that failed.
+    """
 
     message: Message
     digest: bytes
-    failed: bool
+    size: int
+    failed: bool = False
 
 
 class Answer:
@@ -37,25 +46,29 @@ class Answer:
 
     Attributes:
         wire: the response's JSON value.
+        message_size: bytes that the message takes in memory, roughly.
     """
 
-    __slots__ = ("digest", "message", "text", "wire")
+    __slots__ = ("message", "message_size", "read", "text", "wire")
 
     def __init__(self, text: str, wire: object, message: Message) -> None:
         self.text = text
         self.wire = wire
         self.message = message
-        self.digest: bytes | None = None
+        self.message_size = message_bytes(message, len(text))
+        self.read: ReadMessage | None = None
 
     def read_by(self, hasher: Hasher) -> ReadMessage:
         """The message in a request; hashed once."""
-        if self.digest is None:
-            self.digest = hasher.message(self.message)
-        return ReadMessage(self.message, self.digest, failed=False)
+        if self.read is None:
+            digest = hasher.message(self.message)
+            self.read = ReadMessage(self.message, digest, self.message_size)
+        return self.read
 
+    @property
     def size(self) -> int:
         """Bytes in memory, roughly."""
-        return 3 * len(self.text) + message_bytes(self.message)
+        return _BYTES_PER_CHAR * len(self.text) + self.message_size
 
 
 class History:
@@ -66,6 +79,7 @@ class History:
         digests: one per message.
         failed_calls: ids of tool calls whose results say that they are errors.
         chars: characters of the messages' contents.
+        size: bytes that the messages take in memory, roughly.
     """
 
     __slots__ = (
@@ -107,27 +121,28 @@ class History:
         """This history with more messages, and without its answer."""
         longer = History(self._hasher)
         longer.messages, longer.digests = self.messages, self.digests
-        longer._failed, longer.chars, longer.size = self._failed, self.chars, self.size
         longer._thread_id, longer._prefixes = self._thread_id, self._prefixes
+        failed, chars, size = self._failed, self.chars, self.size
         if new:
-            longer.messages += tuple(each.message for each in new)
-            longer.digests += tuple(each.digest for each in new)
-            longer.chars += _chars(each.message for each in new)
-            longer.size += sum(message_bytes(each.message) for each in new)
-            first = len(self.messages)
-            longer._failed += tuple(
-                (place, str(each.message.tool_call_id))
-                for place, each in enumerate(new, first)
-                if each.failed
-            )
+            messages, digests, sizes, failures = zip(*new, strict=True)
+            longer.messages += messages
+            longer.digests += digests
+            chars += _chars(messages)
+            size += sum(sizes)
+            if any(failures):
+                failed += tuple(
+                    (len(self.messages) + place, str(each.message.tool_call_id))
+                    for place, each in enumerate(new)
+                    if each.failed
+                )
+        longer._failed, longer.chars, longer.size = failed, chars, size
         return longer
 
-    def cut(self, count: int) -> History:
-        """The first messages of this history."""
+    def cut(self, count: int, *, chars: int, size: int) -> History:
+        """The first messages of this history, of which chars and size are known."""
         shorter = History(self._hasher)
         shorter.messages, shorter.digests = self.messages[:count], self.digests[:count]
-        shorter.chars = _chars(shorter.messages)
-        shorter.size = sum(map(message_bytes, shorter.messages))
+        shorter.chars, shorter.size = chars, size
         shorter._failed = tuple(each for each in self._failed if each[0] < count)
         shorter._thread_id, shorter._prefixes = self._thread_id, self._prefixes[: count + 1]
         return shorter
@@ -140,7 +155,7 @@ class History:
             self._prefixes = (hasher.scope(completion.thread_id),)
         missing = self.digests[len(self._prefixes) - 1 :]
         if missing:
-            self._prefixes = (*self._prefixes, *hasher.extended(self._prefixes[-1], missing))
+            self._prefixes += tuple(hasher.extended(self._prefixes[-1], missing))
         response = None
         if answer is not None and answer.message is completion.response:
             response = answer.read_by(hasher).digest
@@ -157,7 +172,6 @@ class KnownText:
     Attributes:
         opening: by which it is looked up.
         ends: where each line's part of the text ends.
-        counts: messages up to there.
         size: bytes in memory, as they were counted last.
     """
 
@@ -165,8 +179,8 @@ class KnownText:
         self.history = history
         self.opening = opening
         self.ends = [len(text)]
-        self.counts = [len(history.messages)]
         self.size = 0
+        self._marks = [_mark(history)]
         self._chunks = [text]
 
     def __len__(self) -> int:
@@ -175,14 +189,14 @@ class KnownText:
     def count_size(self) -> int:
         """Counts the bytes in memory, and returns how many more they are than before."""
         before, answer = self.size, self.history.answer
-        self.size = len(self) + self.history.size + (0 if answer is None else answer.size())
+        self.size = len(self) + self.history.size + (0 if answer is None else answer.size)
         return self.size - before
 
     def add(self, text: str, history: History) -> None:
         """One more line's part."""
         self.history = history
         self.ends.append(self.ends[-1] + len(text))
-        self.counts.append(len(history.messages))
+        self._marks.append(_mark(history))
         chunks = self._chunks
         while len(chunks) > 1 and len(chunks[-1]) <= 2 * len(text):
             text = chunks.pop() + text
@@ -209,9 +223,10 @@ class KnownText:
     def cut(self, count: int) -> KnownText:
         """What its first lines say."""
         end = self.ends[count - 1]
-        history = self.history.cut(self.counts[count - 1])
+        messages, chars, size = self._marks[count - 1]
+        history = self.history.cut(messages, chars=chars, size=size)
         shorter = KnownText(history, self._chunks[0], self.opening)
-        shorter.ends, shorter.counts = self.ends[:count], self.counts[:count]
+        shorter.ends, shorter._marks = self.ends[:count], self._marks[:count]
         left = end - len(self._chunks[0])
         for chunk in self._chunks[1:]:
             if left <= 0:
@@ -230,24 +245,22 @@ class KnownText:
         return count
 
 
-def message_bytes(message: Message) -> int:
-    """Bytes that a message takes in memory, roughly."""
-    found = _MESSAGE_BYTES + sys.getsizeof(message.content) + sys.getsizeof(message.reasoning)
-    for call in message.tool_calls:
-        found += _CALL_BYTES + sys.getsizeof(call.raw_arguments)
-        found += sum(map(_value_bytes, call.arguments.values()))
+def message_bytes(message: Message, chars: int) -> int:
+    """Bytes that a message takes in memory, roughly.
+
+    Args:
+        message: that was read.
+        chars: length of its JSON text.
+    """
+    found = _MESSAGE_BYTES + sys.getsizeof(message.content)
+    if message.tool_calls or message.reasoning is not None:
+        found += _CALL_BYTES * len(message.tool_calls) + _BYTES_PER_CHAR * chars
     return found
 
 
-def _value_bytes(value: Any) -> int:
-    """Bytes of parsed JSON."""
-    size = sys.getsizeof(value)
-    if isinstance(value, dict):
-        return size + sum(sys.getsizeof(name) + _value_bytes(each) for name, each in value.items())
-    if isinstance(value, list):
-        return size + sum(map(_value_bytes, value))
-    return size
+def _mark(history: History) -> tuple[int, int, int]:
+    return len(history.messages), history.chars, history.size
 
 
 def _chars(messages: Iterable[Message]) -> int:
-    return sum(len(message.content or "") for message in messages)
+    return sum([len(message.content or "") for message in messages])

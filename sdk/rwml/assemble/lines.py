@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any
 
 from rwml.assemble.digests import Hasher
-from rwml.assemble.history import Answer, History, KnownText, Opening, ReadMessage
+from rwml.assemble.history import Answer, History, KnownText, Opening, ReadMessage, message_bytes
 from rwml.errors import SchemaError
 from rwml.schema import Message
 
@@ -199,7 +199,7 @@ class LineReader:
                 last = at + len(answer.text)
             else:
                 value, last = _value(text, at)
-                new.append(self._message(value))
+                new.append(self._message(value, last - at))
             answer = None
             mark, at = _mark(text, last, _AFTER_ITEM)
         longer = history.extended(new)
@@ -213,11 +213,12 @@ class LineReader:
         found.histories.append(longer)
         return longer, at
 
-    def _message(self, value: object) -> ReadMessage:
+    def _message(self, value: object, chars: int) -> ReadMessage:
         if not isinstance(value, Mapping):
             raise SchemaError("a message must be a JSON object")
         message = self._read_message(value)
-        return ReadMessage(message, self._hasher.message(message), self._is_failed(value))
+        digest, size = self._hasher.message(message), message_bytes(message, chars)
+        return ReadMessage(message, digest, size, self._is_failed(value))
 
     def _opening(self, text: str, start: int) -> Opening | None:
         """What a history that begins at `start` is looked up by; None where it has no messages."""

@@ -20,7 +20,7 @@ from rwml.schema import Message, Tool
 
 KEPT_HISTORIES = 4_000
 """Conversations whose text is recognised, the least recently read go first (ours)."""
-KEPT_BYTES = 64 * 2**20
+KEPT_BYTES = 40 * 2**20
 """Memory that they may take together, roughly (ours)."""
 _ANSWERS = (b'"response"', b'"choices"')
 _END_BYTES = 2048

@@ -27,6 +27,7 @@ RECORD_BYTES = 16 * 2**20
 """A record that is longer is rejected: it and what is made of it must fit in memory (ours)."""
 _HEAD_BYTES = 64 * 1024
 _BUFFER_BYTES = 64 * 1024
+_FILE_BYTES = 1024 * 1024
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _TORN = (EOFError, gzip.BadGzipFile, zlib.error)
@@ -70,7 +71,7 @@ def read_records(
         raw.seek(0)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    stream: Any = gzip.GzipFile(fileobj=raw) if packed else io.BufferedReader(raw, _BUFFER_BYTES)
+    stream: Any = gzip.GzipFile(fileobj=raw) if packed else io.BufferedReader(raw, _FILE_BYTES)
     with raw, stream:
         try:
             for record in _records(stream, parse or parse_json):
