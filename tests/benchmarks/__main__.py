@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.benchmarks.alfworld import alfworld_speed
 from tests.benchmarks.assembling import assemble_vs_naive
+from tests.benchmarks.ingesting import ingest_log_vs_naive
 from tests.benchmarks.measure import Result
 from tests.benchmarks.overhead import recorder_overhead
 from tests.benchmarks.pooling import alfworld_pool_2proc_vs_1
@@ -24,6 +25,7 @@ BENCHMARKS = (
     read_stream_mib,
     recorder_overhead,
     assemble_vs_naive,
+    ingest_log_vs_naive,
     reward_vs_naive,
     alfworld_speed,
     alfworld_pool_2proc_vs_1,

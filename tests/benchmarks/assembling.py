@@ -32,7 +32,7 @@ Pairs = set[tuple[str, str]]
 
 def assemble_vs_naive() -> list[Result]:
     """Lines per second on 200-step trajectories, and how the time grows with their length."""
-    lines = _log(STEPS)
+    lines = conversation_log(STEPS)
     if not _ours(lines) == _naive(lines) == _naive_json(lines):
         raise RuntimeError("the assemblers do not agree")
     found = [
@@ -69,7 +69,7 @@ def _growth() -> Result:
 
 
 def _seconds_per_character(steps: int) -> float:
-    lines = _log(steps)
+    lines = conversation_log(steps)
     times: list[float] = []
     for _ in range(3):
         started = time.perf_counter()
@@ -78,7 +78,7 @@ def _seconds_per_character(steps: int) -> float:
     return statistics.median(times) / sum(map(len, lines))
 
 
-def _log(steps: int) -> list[str]:
+def conversation_log(steps: int) -> list[str]:
     """Requests with their whole history, as a gateway writes them."""
     lines: list[str] = []
     histories = [

@@ -151,7 +151,7 @@ def test_memory_is_bounded() -> None:
     reader = LineReader(Hasher(KEY), kept=3)
     for number in range(10):
         reader.read(write([{"role": "user", "content": f"{number} " + "long " * 100}], 0))
-    assert len(reader._known) == len(reader._by_start) == 3
+    assert len(reader._known) == len(reader._by_opening) == 3
 
 
 @pytest.mark.parametrize(

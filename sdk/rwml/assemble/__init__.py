@@ -8,7 +8,8 @@ leaks no text. Pure: nothing here reads, writes, or looks at a clock.
 from rwml.assemble.assembler import Assembler
 from rwml.assemble.completion import Caller, Completion, ToolResult
 from rwml.assemble.digests import Digests, Hasher
-from rwml.assemble.lines import History, LineReader
+from rwml.assemble.history import History
+from rwml.assemble.lines import LineReader
 from rwml.assemble.ordering import assemble
 from rwml.assemble.state import AssemblyStats
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
 from rwml.schema import Message, Provenance, Tool, Usage
+
+if TYPE_CHECKING:
+    from rwml.assemble.history import History
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,8 @@ class Completion:
             made of the digests, so that the same call gets the same id again.
         about: metadata of that trajectory.
         caller: who made the call.
+        history: the request as `LineReader` read it, whose `messages` are these: what it knows of
+            them is not made anew.
     """
 
     messages: tuple[Message, ...]
@@ -71,6 +77,7 @@ class Completion:
     name: str | None = None
     about: dict[str, JsonValue] = field(default_factory=dict)
     caller: Caller = NOBODY
+    history: History | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

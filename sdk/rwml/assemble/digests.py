@@ -136,7 +136,13 @@ class Hasher:
         return found
 
     def completion(self, completion: Completion) -> Digests:
-        """All digests of a completion: n messages and a response take n + 1 message hashes."""
+        """All digests of a completion: n messages and a response take n + 1 message hashes.
+
+        Where the completion's history was hashed by this hasher, only what is new is.
+        """
+        history = completion.history
+        if history is not None and history.is_of(completion, self):
+            return history.digests_of(completion)
         messages = tuple(self.message(message) for message in completion.messages)
         return self.digests(completion, messages, self.prefixes(completion.thread_id, messages))
 

@@ -106,13 +106,14 @@ class _Held:
     def __init__(self) -> None:
         self.chars = 0
         self.waiting: list[_Place] = []
-        self._entries: dict[_Place, _Entry] = {}
+        self._entries: dict[_Place, tuple[_Entry, int]] = {}
         self._places: dict[bytes, _Place] = {}
 
     def push(self, place: _Place, entry: _Entry) -> None:
         heapq.heappush(self.waiting, place)
-        self._entries[place] = entry
-        self.chars += _chars(entry)
+        chars = _chars(entry[0])
+        self._entries[place] = (entry, chars)
+        self.chars += chars
         action = entry[1].action
         if action is not None:
             # of several that are equal the earliest counts, as without this
@@ -123,19 +124,23 @@ class _Held:
         taken: list[_Entry] = []
         place: _Place | None = heapq.heappop(self.waiting)
         while place is not None:
-            entry = self._entries.pop(place, None)
-            if entry is None:
+            found = self._entries.pop(place, None)
+            if found is None:
                 break
+            entry, chars = found
             taken.append(entry)
-            self.chars -= _chars(entry)
+            self.chars -= chars
             if entry[1].action is not None and self._places.get(entry[1].action) == place:
                 del self._places[entry[1].action]
             place = None if entry[1].parent is None else self._places.get(entry[1].parent)
         return taken[::-1]
 
 
-def _chars(entry: _Entry) -> int:
-    return sum(len(message.content or "") for message in entry[0].messages)
+def _chars(completion: Completion) -> int:
+    history = completion.history
+    if history is not None and history.messages is completion.messages:
+        return history.chars
+    return sum(len(message.content or "") for message in completion.messages)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from rwml.assemble import History
 from rwml.errors import SchemaError
 from rwml.ingest.records import parse_json
 from rwml.schema import Message, Tool, Usage
@@ -47,11 +48,14 @@ def read_messages(wire: object) -> tuple[tuple[Message, ...], frozenset[str]]:
     """The messages of a request, and the ids of tool calls whose results say they are errors.
 
     Args:
-        wire: a list of messages, JSON text of one, an object with ``messages``, or a bare text.
+        wire: a list of messages, JSON text of one, an object with ``messages``, a bare text, or
+            a history that was read already.
 
     Raises:
         SchemaError: it is none of these, or a message does not fit the schema.
     """
+    if isinstance(wire, History):
+        return wire.messages, wire.failed_calls
     found: list[Message] = []
     failed: set[str] = set()
     for message in listed(wire):
@@ -147,8 +151,10 @@ def read_tools(wire: object) -> tuple[Tool, ...]:
     """The tools of a request, in any form; those that are no functions are left out.
 
     Args:
-        wire: a list of tools, or its JSON text.
+        wire: a list of tools, its JSON text, or tools that were read already.
     """
+    if isinstance(wire, tuple):
+        return wire
     if isinstance(wire, list) and wire:
         wire = json.dumps(wire)
     return _tools(wire) if isinstance(wire, str) and wire else ()

@@ -15,9 +15,10 @@ from typing import TypeVar
 
 from rwml.assemble import Assembler, Completion, Hasher
 from rwml.assemble.ordering import in_order
+from rwml.ingest.call_lines import CallLines
 from rwml.ingest.formats import is_ours, load_format, reader_of, sniff
 from rwml.ingest.items import Conversation, Found, Rejected, Skipped, ToolRun
-from rwml.ingest.records import read_records
+from rwml.ingest.records import Parse, parse_json, read_records
 from rwml.ingest.results import ToolResults
 from rwml.ingest.writing import Writer
 from rwml.schema import Message, Step, Trajectory
@@ -117,7 +118,8 @@ def ingest_file(
     summary = Summary(format=chosen, source=source or chosen)
     work = _Import(store, summary, rejected or _nothing, source=source)
     if is_ours(chosen):
-        work.take(reader_of(chosen)(_counted(read_records(path, moved=moved), summary)))
+        records = read_records(path, moved=moved, parse=work.parser())
+        work.take(reader_of(chosen)(_counted(records, summary)))
     else:
         work.take(_counted(load_format(chosen).read(path, moved or _nothing), summary))
     return summary
@@ -162,6 +164,12 @@ class _Import:
         self._calls: OrderedDict[str, None] = OrderedDict()
         self._seen: OrderedDict[str, None] = OrderedDict()
 
+    def parser(self) -> Parse:
+        """What parses the lines of the file."""
+        if self._summary.format != "openai-jsonl":
+            return parse_json
+        return CallLines(self._assembler.hasher, share=self._pool.shared).parse
+
     def take(self, items: Iterable[Found]) -> None:
         """Takes all that a reader finds, and counts it."""
         ordered = in_order(
@@ -192,7 +200,7 @@ class _Import:
         for item in items:
             if isinstance(item, Completion):
                 summary.completions += 1
-                yield self._pool.share(item)
+                yield item if item.history is not None else self._pool.share(item)
             elif isinstance(item, ToolRun):
                 summary.tool_results += 1
                 self._results.add(item)
@@ -272,11 +280,12 @@ class _Pool:
 
     def share(self, completion: Completion) -> Completion:
         """The completion with messages that earlier ones hold too."""
-        shared = tuple(map(self._share, completion.messages))
+        shared = tuple(map(self.shared, completion.messages))
         object.__setattr__(completion, "messages", shared)  # equal, and nobody has it yet
         return completion
 
-    def _share(self, message: Message) -> Message:
+    def shared(self, message: Message) -> Message:
+        """The message, or an equal one that is known."""
         if message.tool_calls or message.reasoning:
             return message
         key = (message.role, message.content, message.tool_call_id, message.name)

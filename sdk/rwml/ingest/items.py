@@ -23,7 +23,7 @@ class Record:
     """One JSON value of a file.
 
     Attributes:
-        value: as parsed.
+        value: as parsed; `CallLines` says what else it may hold.
         line: number of its line, from 1; None in a document that spans lines.
         element: number in the list that it is an element of, from 1.
         size: bytes of the line or list that it is from, where these were counted.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rwml.assemble import Completion
+from rwml.assemble import Completion, History
 from rwml.errors import SchemaError
 from rwml.ingest.chat import (
     read_answer,
@@ -97,7 +97,7 @@ def _read(record: Record, waiting: _Waiting) -> Iterator[Found]:
     elif isinstance(request, Mapping):
         body = _object(request.get("body")) or request
         yield from _call(body, _object(response.get("body")) or response, value)
-    elif isinstance(value.get("messages"), list):
+    elif isinstance(value.get("messages"), list | History):
         if response or "response" in value or "choices" in value:
             yield from _call(value, response or value, value)
         else:
@@ -126,7 +126,9 @@ def _joined(record: Record, name: str, waiting: _Waiting) -> Iterator[Found]:
 
 def _call(request: Wire, response: Wire, around: Wire) -> Iterator[Found]:
     """One model call: a completion per choice, or one that failed."""
-    messages, failed = read_messages(request.get("messages"))
+    asked = request.get("messages")
+    history = asked if isinstance(asked, History) else None
+    messages, failed = read_messages(asked)
     if not messages:
         raise SchemaError("a request without messages")
     choices = response.get("choices")
@@ -135,7 +137,8 @@ def _call(request: Wire, response: Wire, around: Wire) -> Iterator[Found]:
         wires = [_object(choice).get("message") for choice in choices]
         answers = [answer for answer in map(read_answer, wires) if answer is not None]
     elif "role" in response and "messages" not in response:
-        answers = [answer for answer in [read_answer(response)] if answer is not None]
+        known = None if history is None else history.answer_to(response)
+        answers = [answer for answer in [known or read_answer(response)] if answer is not None]
     if not answers and not (around.get("error") or response.get("error")):
         raise SchemaError("a response without choices")
     metadata = {**_object(request.get("metadata")), **_object(around.get("metadata"))}
@@ -157,6 +160,7 @@ def _call(request: Wire, response: Wire, around: Wire) -> Iterator[Found]:
                 thread_id=thread_id,
                 trace_id=text_or_none(around.get("trace_id")),
             ),
+            history=history,
         )
 
 

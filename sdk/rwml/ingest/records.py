@@ -27,6 +27,7 @@ RECORD_BYTES = 16 * 2**20
 """A record that is longer is rejected: it and what is made of it must fit in memory (ours)."""
 _HEAD_BYTES = 64 * 1024
 _BUFFER_BYTES = 64 * 1024
+_FILE_BYTES = 1024 * 1024
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _TORN = (EOFError, gzip.BadGzipFile, zlib.error)
@@ -44,18 +45,21 @@ _PAGES = ("data", "runs")
 """Lists around which APIs put no more than a cursor."""
 
 _Stream = io.BufferedReader | gzip.GzipFile
+Parse = Callable[[bytes], JsonValue]
+"""Parses a line; raises what `parse_json` does."""
 Moved = Callable[[int], object]
 """Is told how many bytes of the file were read so far."""
 
 
 def read_records(
-    path: Path, *, moved: Moved | None = None
+    path: Path, *, moved: Moved | None = None, parse: Parse | None = None
 ) -> Generator[Record | Rejected, None, None]:
     """Streams the records of a file.
 
     Args:
         path: of JSON lines or one JSON document, plain or compressed by gzip.
         moved: is told the progress, in bytes of the file as it lies on disk.
+        parse: parses a line that is a record; None for `parse_json`.
 
     Raises:
         UsageError: the file cannot be opened.
@@ -67,10 +71,10 @@ def read_records(
         raw.seek(0)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    stream: Any = gzip.GzipFile(fileobj=raw) if packed else io.BufferedReader(raw, _BUFFER_BYTES)
+    stream: Any = gzip.GzipFile(fileobj=raw) if packed else io.BufferedReader(raw, _FILE_BYTES)
     with raw, stream:
         try:
-            for record in _records(stream):
+            for record in _records(stream, parse or parse_json):
                 yield record
                 if moved is not None:
                     moved(raw.tell())
@@ -91,7 +95,7 @@ def parse_json(data: bytes | str) -> JsonValue:
         return json.loads(data)
 
 
-def _records(stream: _Stream) -> Iterator[Record | Rejected]:
+def _records(stream: _Stream, parse: Parse) -> Iterator[Record | Rejected]:
     number = 0
     is_begun = False
     while line := stream.readline(RECORD_BYTES + 1):
@@ -101,11 +105,11 @@ def _records(stream: _Stream) -> Iterator[Record | Rejected]:
             rest = _Joined(line, stream.readline, ends=lambda part: part.endswith(b"\n"))
             yield from _elements(rest, line[:_HEAD_BYTES], line=number)
             rest.skip()
-        elif line.strip():
+        elif not line.isspace():
             if not is_begun and _goes_on(line):
                 yield from _document(line, stream)
                 return
-            yield from _parsed(line, line=number)
+            yield from _parsed(line, parse, line=number)
             is_begun = True
 
 
@@ -125,7 +129,7 @@ def _document(begun: bytes, stream: _Stream) -> Iterator[Record | Rejected]:
     """A document: whole where it is small, so that what stands beside its list is known too."""
     data = begun + _read(stream, RECORD_BYTES + 1 - len(begun))
     if len(data) <= RECORD_BYTES:
-        found = list(_parsed(data, line=None))
+        found = list(_parsed(data, parse_json, line=None))
         if not (len(found) == 1 and isinstance(found[0], Rejected) and found[0].element is None):
             yield from found
             return
@@ -143,9 +147,9 @@ def _read(stream: _Stream, size: int) -> bytes:
     return bytes(data)
 
 
-def _parsed(data: bytes, *, line: int | None) -> Iterator[Record | Rejected]:
+def _parsed(data: bytes, parse: Parse, *, line: int | None) -> Iterator[Record | Rejected]:
     try:
-        value = parse_json(data)
+        value = parse(data)
     except RecursionError:
         yield Rejected(reason="nested too deeply", line=line)
         return
