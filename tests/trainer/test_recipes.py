@@ -147,7 +147,7 @@ def test_impossible_machines_are_refused() -> None:
         {"compute.generation": "vllm-server", "compute.vllm_gpus": 1, "compute.gpus": 1},
         {"data.validation_share": 0.6, "data.held_out_share": 0.4},
     ):
-        with pytest.raises(RecipeError, match="vllm_gpus|leave none|leave rows"):
+        with pytest.raises(RecipeError, match=r"vllm_gpus|leave none|leave rows"):
             load_recipe("demo", changes)
 
 
