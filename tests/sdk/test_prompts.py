@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from rwml.errors import RecipeError
 from rwml.prompts import (
+    Profile,
+    Templates,
     as_sft,
     format_label,
     load_templates,
@@ -150,7 +152,8 @@ def test_an_environments_prompt_shows_history_observation_and_action() -> None:
 def test_sft_asks_the_same_without_reasoning(kind: Any) -> None:
     transition = transitions()[0].model_copy(update={"kind": kind})
     templates = load_templates()
-    for profile, used in (("paper", templates), ("compact", None)):
+    cases: list[tuple[Profile, Templates | None]] = [("paper", templates), ("compact", None)]
+    for profile, used in cases:
         asked = render_prompt(transition, profile=profile)
         assert asked is not None
         supervised = render_prompt(transition, profile=profile, task="sft")

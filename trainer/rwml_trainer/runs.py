@@ -38,7 +38,7 @@ class Run(BaseModel):
         warm_start: whether there is a LoRA adapter from before GRPO.
         template_sha256: hash of the chat template that the prompts were rendered with.
         dataset: path of the dataset folder.
-        validation_share: share of tasks that the dataset held out.
+        validation_share: share of tasks, from the start of the hash band, that training never saw.
         recipe: the resolved recipe.
     """
 

@@ -77,7 +77,7 @@ def train(dataset: Path, out: Path, *, recipe: Recipe, resume: bool = False) -> 
         warm_start=recipe.warm_start.steps > 0,
         template_sha256=template,
         dataset=str(dataset.resolve()),
-        validation_share=data.manifest.recipe.validation_share,
+        validation_share=data.manifest.recipe.untouched_share,
         seconds=round(time.monotonic() - started, 1),
         recipe=recipe.model_dump(mode="json"),
     )

@@ -68,7 +68,7 @@ def evaluate(
     base = resolve_model(recipe.model)
     if run is not None:
         _check_run(run, base, data, predictors)
-    rows = pick_rows(data.validation, recipe.evaluation.rows)
+    rows = pick_rows(data.evaluated, recipe.evaluation.rows)
     reward = make_reward(recipe.reward)
     scored: dict[str, Scored] = {}
     seconds: dict[str, float] = {}
@@ -104,7 +104,7 @@ def _check_run(run: Path, base: str, data: Dataset, predictors: Sequence[str]) -
             f"{run} was trained from {trained.base_model}, not from {base}: "
             f"pass --model {trained.base_model}"
         )
-    if data.manifest.recipe.validation_share > trained.validation_share:
+    if data.manifest.evaluated_share > trained.validation_share:
         raise DatasetError(
             f"{data.folder} holds out more tasks than {run} was trained without: it would be "
             f"judged on what it has seen; build it with data.validation_share "

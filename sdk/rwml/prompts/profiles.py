@@ -1,8 +1,8 @@
 """Prompt profiles: how a transition becomes the question that a world model answers.
 
 ``paper`` follows RWML tables A4-A7 in our own words: the agent's whole instruction, tools, user
-information and history, by templates that can be replaced. ``compact`` is ours: the schema of the called tool and the last turns,
-shortened until a small model can take it.
+information and history, by templates that can be replaced. ``compact`` is ours: the schema of the
+called tool and the last turns, shortened until a small model can take it.
 """
 
 from __future__ import annotations
