@@ -214,12 +214,16 @@ class CachedEncoder:
         """Embeds texts: n strings to an (n, d) array of unit rows."""
         import numpy as np
 
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        fresh = dict(zip(new, self._encoder.encode(new), strict=True)) if new else {}
-        rows = [fresh[text] if text in fresh else self._known[text] for text in texts]
-        self._known.update(fresh)
+        wanted = dict.fromkeys(texts)
+        new = [text for text in wanted if text not in self._known]
+        found = dict(zip(new, self._encoder.encode(new), strict=True)) if new else {}
+        for text in wanted:  # what is used again goes last, and is forgotten last
+            if text not in found:
+                found[text] = self._known.pop(text)
+        self._known.update(found)
         while len(self._known) > self._capacity:
             self._known.pop(next(iter(self._known)))
+        rows = [found[text] for text in texts]
         return np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float32)
 
 

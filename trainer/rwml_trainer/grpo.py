@@ -17,18 +17,17 @@ from transformers import PrinterCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from rwml.prompts import parse_prediction
 from rwml_trainer.dataset import Row
 from rwml_trainer.metrics import watched
 from rwml_trainer.recipes import Recipe
-from rwml_trainer.rewards import NextStateReward, completion_text
+from rwml_trainer.rewards import NextStateScore, logged_reward
 
 
 def run_grpo(
     model: Any,
     tokenizer: Any,
     rows: Sequence[Row],
-    reward: NextStateReward,
+    reward: NextStateScore,
     *,
     recipe: Recipe,
     scratch: Path,
@@ -50,7 +49,7 @@ def run_grpo(
     with watched(metrics, stage="grpo", label="grpo", steps=recipe.grpo.steps) as watch:
         trainer = GRPOTrainer(
             model=model,
-            reward_funcs=with_format_rate(reward),
+            reward_funcs=logged_reward(reward, recipe.guards),
             args=grpo_config(recipe, scratch),
             train_dataset=Dataset.from_list([dict(row) for row in rows]),
             processing_class=tokenizer,
@@ -90,19 +89,3 @@ def grpo_config(recipe: Recipe, scratch: Path) -> GRPOConfig:
         disable_tqdm=True,
         seed=recipe.seed,
     )
-
-
-def with_format_rate(reward: NextStateReward) -> Any:
-    """The reward as TRL wants it, with the share of well-formed completions logged beside it."""
-
-    def next_state_reward(**columns: Any) -> list[float | None]:
-        log_metric = columns.get("log_metric")
-        if log_metric is not None:
-            formed = [
-                parse_prediction(completion_text(c)).next_state is not None
-                for c in columns["completions"]
-            ]
-            log_metric("format_rate", sum(formed) / len(formed))
-        return reward(**columns)
-
-    return next_state_reward

@@ -141,20 +141,31 @@ class RewardRecipe(_Section):
     """The composite sim-to-real reward.
 
     Attributes:
+        type: what is trained on: ``next_state`` is the composite; ``embedding`` its binary part for
+            every kind; ``judge`` and ``judge-real`` a model's verdict; ``exact`` equality.
         encoder: sentence-transformers model, or the name of a served one.
         encoder_url: OpenAI-compatible endpoint that serves the encoder; None for a local one.
         encoder_key_env: variable that holds the endpoint's key.
         encoder_batch_size: texts of one forward pass or request.
         tau_d: threshold of the gap while training; ``calibrated`` for what the dataset says.
         round_to: step of the ROUGE rounding.
+        judge: model that LiteLLM knows.
+        judge_url: of an endpoint of one's own.
+        judge_key_env: variable that holds its key.
     """
 
+    type: Literal["next_state", "embedding", "judge", "judge-real", "exact"] = setting(
+        "next_state", "app. C.1"
+    )
     encoder: str = setting("Qwen/Qwen3-Embedding-8B", "sec. 3.1")
     encoder_url: str | None = setting(None, "ours")
     encoder_key_env: str | None = setting(None, "ours")
     encoder_batch_size: int = setting(64, "ours", ge=1)
     tau_d: Threshold = setting(0.4, "app. C.1")
     round_to: float = setting(0.2, "app. C.1", gt=0, le=1)
+    judge: str | None = setting(None, "ours: only for the ablation, app. D")
+    judge_url: str | None = setting(None, "ours")
+    judge_key_env: str | None = setting(None, "ours")
 
 
 class GuardRecipe(_Section):
