@@ -5,6 +5,6 @@ standard deviation, as the paper has it, and the prompt of a group is run once (
 """
 
 from rwml_trainer.grpo.running import grpo_config, run_grpo
-from rwml_trainer.grpo.trainer import SharedPrefixTrainer
+from rwml_trainer.grpo.trainer import SharedPrefixTrainer, WorldModelTrainer
 
-__all__ = ["SharedPrefixTrainer", "grpo_config", "run_grpo"]
+__all__ = ["SharedPrefixTrainer", "WorldModelTrainer", "grpo_config", "run_grpo"]

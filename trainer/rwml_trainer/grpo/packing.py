@@ -33,13 +33,13 @@ class Layout:
 
     Attributes:
         groups: per group, the span of its prompt and the span of its completions.
-        positions_L: position of each token in its own sequence.
-        owners_L: number of the completion that a token belongs to; -1 in prompts.
+        positions: of each token in its own sequence, of shape (L).
+        owners: number of the completion that a token belongs to, of shape (L); -1 in prompts.
     """
 
     groups: tuple[tuple[Span, Span], ...]
-    positions_L: torch.Tensor
-    owners_L: torch.Tensor
+    positions: torch.Tensor
+    owners: torch.Tensor
     _masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict)
 
     def mask(self, group: int, window: int | None) -> torch.Tensor:
@@ -55,11 +55,11 @@ class Layout:
         if (group, window) not in self._masks:
             prompt, completions = self.groups[group]
             keys = torch.cat([torch.arange(*prompt), torch.arange(*completions)])
-            keys = keys.to(self.positions_L.device)
-            owner, position = self.owners_L[completions[0] : completions[1]], self.positions_L
+            keys = keys.to(self.positions.device)
+            owner, position = self.owners[completions[0] : completions[1]], self.positions
             distance = position[completions[0] : completions[1], None] - position[None, keys]
-            seen = self.owners_L[None, keys] == owner[:, None]
-            seen |= self.owners_L[None, keys] < 0
+            seen = self.owners[None, keys] == owner[:, None]
+            seen |= self.owners[None, keys] < 0
             seen &= distance >= 0
             if window is not None:
                 seen &= distance < window
@@ -129,9 +129,7 @@ def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor, completion: int)
         input_ids=tensor(tokens)[None],
         labels=tensor(labels)[None],
         places=(tensor(rows), tensor(columns)),
-        layout=Layout(
-            groups=tuple(spans), positions_L=tensor(positions), owners_L=tensor(owners)
-        ),
+        layout=Layout(groups=tuple(spans), positions=tensor(positions), owners=tensor(owners)),
     )
 
 

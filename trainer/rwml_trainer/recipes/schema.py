@@ -72,12 +72,14 @@ class WarmStartRecipe(_Section):
         batch_size: examples a step (app. B: 32).
         micro_batch_size: examples per forward pass; the rest is accumulated.
         learning_rate: peak (app. B: 2e-6 for all weights; LoRA wants more: ours).
+        save_steps: steps from one checkpoint to the next; 0 for none (ours).
     """
 
     steps: int = Field(default=0, ge=0)
     batch_size: int = Field(default=32, ge=1)
     micro_batch_size: int = Field(default=4, ge=1)
     learning_rate: float = Field(default=2e-6, gt=0)
+    save_steps: int = Field(default=50, ge=0)
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> WarmStartRecipe:
@@ -93,23 +95,43 @@ class GrpoRecipe(_Section):
         steps: optimiser steps (app. B: 2 epochs).
         group_size: G, completions of one prompt (app. B, C: 8 ALFWorld, 16 tau2).
         prompts_per_step: groups of one optimiser step (app. B: batch 32).
+        groups_per_pass: groups that one process runs at once; the rest of a step is accumulated
+            (ours: 1).
+        num_iterations: optimiser passes over one generation (ours: 1).
         learning_rate: app. B: 1e-6 for all weights.
         max_new_tokens: longest completion (ours).
         temperature: of sampling (sec. 2.2: 1.0).
         beta: weight of the KL term (ours: the paper has the term and gives no number).
         epsilon: clip of the ratio (ours: GRPO's usual 0.2).
         loss_type: ``grpo``; TRL's own default is another.
+        shared_prefix: run the prompt of a group once, where the model can (ours; same gradients).
+        save_steps: steps from one checkpoint to the next; 0 for none (ours).
     """
 
     steps: int = Field(default=100, ge=1)
     group_size: int = Field(default=8, ge=2)
     prompts_per_step: int = Field(default=1, ge=1)
+    groups_per_pass: int = Field(default=1, ge=1)
+    num_iterations: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-6, gt=0)
     max_new_tokens: int = Field(default=1_024, ge=1)
     temperature: float = Field(default=1.0, gt=0)
     beta: float = Field(default=0.001, ge=0)
     epsilon: float = Field(default=0.2, gt=0)
     loss_type: Literal["grpo"] = "grpo"
+    shared_prefix: bool = True
+    save_steps: int = Field(default=50, ge=0)
+
+    @model_validator(mode="after")
+    def _whole_passes(self) -> GrpoRecipe:
+        if self.prompts_per_step % self.groups_per_pass:
+            raise ValueError("prompts_per_step must be a multiple of groups_per_pass")
+        if self.save_steps % self.num_iterations:
+            raise ValueError(
+                f"save_steps must be a multiple of num_iterations ({self.num_iterations}): a "
+                f"checkpoint between two passes over one generation could not be resumed"
+            )
+        return self
 
 
 class EvaluationRecipe(_Section):
