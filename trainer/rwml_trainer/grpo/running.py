@@ -76,13 +76,19 @@ def run_grpo(
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         trainer.give_back()
-    return [_mean(line["reward"]) for line in trainer.state.log_history if "reward" in line]
+    return rewards_by_step(trainer.state.log_history)
 
 
-def _mean(reward: Any) -> float | None:
-    if reward is None or math.isnan(float(reward)):
-        return None
-    return round(float(reward), 6)
+def rewards_by_step(history: Sequence[dict[str, Any]]) -> list[float | None]:
+    """Mean reward of each step; one that goes over a generation again has that one's."""
+    rewards: list[float | None] = []
+    reward = None
+    for line in history:
+        if "loss" in line:  # a step, not the summary at the end
+            reward = line.get("reward", reward)
+            known = reward is not None and not math.isnan(float(reward))
+            rewards.append(round(float(reward), 6) if known else None)
+    return rewards
 
 
 def grpo_config(recipe: Recipe, scratch: Path) -> GRPOConfig:

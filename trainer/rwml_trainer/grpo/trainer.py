@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers.trainer_utils import SaveStrategy
+from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler, split_tensor_dict
 
@@ -201,22 +202,25 @@ class EpochSampler(RepeatSampler):
 class WorldModelTrainer(WholeCheckpoints, SharedPrefixTrainer):
     """The trainer of GRPO runs: shared prefixes, whole checkpoints, an order that can be resumed.
 
+    Args:
+        args: TRL's settings.
+        **kwargs: as of `SharedPrefixTrainer` and `WholeCheckpoints`.
+
     Raises:
         UsageError: checkpoints would fall between the passes over one generation. TRL resumes
             from such a one without a word, with other completions.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        settings = self.args
-        window = settings.steps_per_generation * settings.num_iterations
-        saved_each = int(settings.save_steps) * settings.gradient_accumulation_steps
-        if settings.save_strategy != SaveStrategy.NO and saved_each % window:
+    def __init__(self, *, args: GRPOConfig, **kwargs: Any) -> None:
+        window = int(args.steps_per_generation or 1) * args.num_iterations
+        saved_each = int(args.save_steps) * args.gradient_accumulation_steps
+        if args.save_strategy != SaveStrategy.NO and saved_each % window:
             raise UsageError(
                 f"save_steps x gradient accumulation ({saved_each}) must be a multiple of "
                 f"steps_per_generation x num_iterations ({window}): a checkpoint inside a "
                 f"generation could not be resumed"
             )
+        super().__init__(args=args, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
         return EpochSampler(
