@@ -79,7 +79,7 @@ def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_an_endpoint_does_wrong_is_one_clear_error() -> None:
     with OpenAIServer(failures=(401,)) as server:
         encoder = HttpEncoder(server.url, model="bag", pause_s=0)
-        with pytest.raises(RewardError, match="refused a request: status 401: .*not now"):
+        with pytest.raises(RewardError, match=r"refused a request: status 401: .*not now"):
             encoder.encode(["a"])
         with pytest.raises(RewardError, match="answered no embeddings"):
             HttpEncoder(f"{server.url}/chat", model="bag").encode(["a"])

@@ -51,9 +51,8 @@ def test_one_text_for_many_prompts_is_seen_across_steps() -> None:
         assert "one_text" not in figures
     assert detectors.observe(**step(("p3", "other", "state 3")))["one_text"] == 0.75
     right = HackDetectors(GuardRecipe())
-    for prompt in range(6):
-        figures = right.observe(**step((f"p{prompt}", "always", "always")))
-    assert figures["one_text"] == 0.0
+    seen = [right.observe(**step((f"p{n}", "always", "always"))) for n in range(6)]
+    assert seen[-1]["one_text"] == 0.0
 
 
 def test_lengths_drift_both_ways() -> None:

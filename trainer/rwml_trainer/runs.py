@@ -4,6 +4,7 @@
       started.json      what the training was told, written first
       run.json          written last, so that its presence means that the run is whole
       metrics.jsonl     one line per training step
+      checkpoints/      of an unfinished run, what --resume goes on from
       warm_start/       LoRA adapter after the warm start (only where there was one)
       lora_adapter/     LoRA adapter after GRPO, safetensors
 
@@ -23,6 +24,7 @@ from rwml.files import write_json
 MANIFEST = "run.json"
 STARTED = "started.json"
 METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
 Stage = Literal["warm_start", "trained"]
 FOLDERS: dict[Stage, str] = {"warm_start": "warm_start", "trained": "lora_adapter"}
 

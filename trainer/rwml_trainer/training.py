@@ -18,7 +18,16 @@ from rwml_trainer.dataset import read_dataset
 from rwml_trainer.models import load_model, load_tokenizer, template_sha256
 from rwml_trainer.recipes import Recipe
 from rwml_trainer.rewards import NextStateReward, make_reward
-from rwml_trainer.runs import FOLDERS, MANIFEST, METRICS, STARTED, Run, read_run, write_run
+from rwml_trainer.runs import (
+    CHECKPOINTS,
+    FOLDERS,
+    MANIFEST,
+    METRICS,
+    STARTED,
+    Run,
+    read_run,
+    write_run,
+)
 from rwml_trainer.small_models import resolve_model
 
 SCRATCH = ".scratch"
@@ -31,8 +40,9 @@ def train(dataset: Path, out: Path, *, recipe: Recipe, resume: bool = False) -> 
         dataset: dataset folder.
         out: run folder.
         recipe: what to do.
-        resume: go on with an unfinished run in `out` (a whole warm start is not repeated); a
-            finished one is returned as it is. Recipe, dataset and model must be the same.
+        resume: go on with an unfinished run in `out` from its newest whole checkpoint (a whole
+            warm start is not repeated); a finished one is returned as it is. Recipe, dataset and
+            model must be the same.
 
     Returns:
         The finished run.
@@ -82,13 +92,14 @@ def train(dataset: Path, out: Path, *, recipe: Recipe, resume: bool = False) -> 
         recipe=recipe.model_dump(mode="json"),
     )
     write_run(out, run)
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     return run
 
 
 def _check_folder(out: Path, told: dict[str, Any], *, resume: bool) -> None:
     """Refuses a folder whose contents this training would destroy or be mixed with."""
-    if not out.exists() or not any(out.iterdir()):
-        return
+    if not out.exists() or not any(path for path in out.iterdir() if path.name[0] != "."):
+        return  # nothing, or what was left of a start that was cut
     if not (out / STARTED).is_file():
         raise UsageError(f"{out} is not empty and holds no run: choose another --out")
     if not resume:
@@ -121,6 +132,7 @@ def _warm_model(base: str, tokenizer: Any, rows: Any, *, recipe: Recipe, out: Pa
             recipe=recipe,
             scratch=out / SCRATCH,
             metrics=out / METRICS,
+            checkpoints=out / CHECKPOINTS / "warm_start",
         )
         save_whole(model, folder)
     return model
@@ -139,6 +151,7 @@ def _run_grpo(
         recipe=recipe,
         scratch=out / SCRATCH,
         metrics=out / METRICS,
+        checkpoints=out / CHECKPOINTS / "grpo",
     )
     save_whole(model, out / FOLDERS["trained"])
     return rewards

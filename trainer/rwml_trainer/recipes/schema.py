@@ -211,6 +211,7 @@ class WarmStartRecipe(_Section):
         batch_size: examples a step.
         micro_batch_size: examples per forward pass; the rest is accumulated.
         learning_rate: peak; LoRA wants more than all weights do.
+        save_steps: steps from one checkpoint to the next; 0 for none.
     """
 
     steps: int = setting(0, "app. B", ge=0)
@@ -218,6 +219,7 @@ class WarmStartRecipe(_Section):
     batch_size: int = setting(32, "app. B", ge=1)
     micro_batch_size: int = setting(4, "ours", ge=1)
     learning_rate: float = setting(2e-6, "app. B", gt=0)
+    save_steps: int = setting(50, "ours", ge=0)
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> WarmStartRecipe:
@@ -234,24 +236,43 @@ class GrpoRecipe(_Section):
         epochs: passes over the training rows; decides the steps where it is set.
         group_size: G, completions of one prompt.
         prompts_per_step: groups of one optimiser step.
+        groups_per_pass: groups that one process runs at once; the rest of a step is accumulated.
+        num_iterations: optimiser passes over one generation.
         learning_rate: constant.
         max_new_tokens: longest completion.
         temperature: of sampling.
         beta: weight of the KL term.
         epsilon: clip of the ratio.
         loss_type: ``grpo``; TRL's own default is another.
+        shared_prefix: run the prompt of a group once, where the model can; same gradients.
+        save_steps: steps from one checkpoint to the next; 0 for none.
     """
 
     steps: int = setting(100, "ours", ge=1)
     epochs: float | None = setting(None, "ours: steps decide", gt=0)
     group_size: int = setting(8, "app. B: ALFWorld", ge=2)
     prompts_per_step: int = setting(1, "ours: the paper's batch is 32", ge=1)
+    groups_per_pass: int = setting(1, "ours", ge=1)
+    num_iterations: int = setting(1, "ours", ge=1)
     learning_rate: float = setting(1e-6, "app. B", gt=0)
     max_new_tokens: int = setting(1_024, "ours", ge=1)
     temperature: float = setting(1.0, "sec. 2.2", gt=0)
     beta: float = setting(0.001, "ours: the paper has the term and gives no number", ge=0)
     epsilon: float = setting(0.2, "ours: GRPO's usual", gt=0)
     loss_type: Literal["grpo"] = setting("grpo", "sec. 2.3")
+    shared_prefix: bool = setting(True, "ours")
+    save_steps: int = setting(50, "ours", ge=0)
+
+    @model_validator(mode="after")
+    def _whole_passes(self) -> GrpoRecipe:
+        if self.prompts_per_step % self.groups_per_pass:
+            raise ValueError("prompts_per_step must be a multiple of groups_per_pass")
+        if self.save_steps % self.num_iterations:
+            raise ValueError(
+                f"save_steps must be a multiple of num_iterations ({self.num_iterations}): a "
+                f"checkpoint between two passes over one generation could not be resumed"
+            )
+        return self
 
 
 class ComputeRecipe(_Section):

@@ -12,18 +12,18 @@ from rwml_trainer.rewards.scoring import NextStateScore, Scores, completion_text
 
 
 def logged_reward(
-    reward: NextStateScore, guards: GuardRecipe = GuardRecipe()
+    reward: NextStateScore, guards: GuardRecipe | None = None
 ) -> Callable[..., Scores]:
     """The reward, with the share of well-formed completions and signs of gaming logged.
 
     Args:
         reward: scores the completions.
-        guards: thresholds at which the training is stopped.
+        guards: thresholds at which the training is stopped; by default those of a recipe.
 
     Returns:
         A TRL reward function; it raises `RewardHackError` to stop the training.
     """
-    detectors = HackDetectors(guards)
+    detectors = HackDetectors(guards or GuardRecipe())
 
     def next_state_reward(**columns: Any) -> Scores:
         completions = columns["completions"]
