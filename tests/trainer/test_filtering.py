@@ -374,7 +374,7 @@ def test_build_report_and_calibrate_from_the_command_line(
     )
     assert found["rows"] == built["train"]
     assert found["never"] == 1.0, "a model of random weights never keeps the format"
-    assert (out / "calibration.png").is_file()
+    assert (tmp_path / "calibration" / "calibration.png").is_file()
     filtered = run(build_command, *command)
     assert filtered["filtered"]["rows"] == built["train"] == filtered["train"]
     app = typer.Typer()
