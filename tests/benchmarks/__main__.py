@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.benchmarks.assembling import assemble_vs_naive
-from tests.benchmarks.building import build_rows_per_s_vs_map
+from tests.benchmarks.building import build_rows_per_s_vs_map, build_stream_mib
 from tests.benchmarks.measure import Result
 from tests.benchmarks.overhead import recorder_overhead
 from tests.benchmarks.reading import read_stream_mib
@@ -25,6 +25,7 @@ BENCHMARKS = (
     reward_vs_naive,
     reward_vs_encode,
     build_rows_per_s_vs_map,
+    build_stream_mib,
 )
 
 

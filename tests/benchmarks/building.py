@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset, disable_progress_bars
 from tests.benchmarks.measure import Result, rates
+from tests.benchmarks.reading import fill_store, run_script
 
 from rwml import Store, Transition, open_store
 from rwml.prompts import render_next_state, render_prompt
@@ -22,8 +23,42 @@ TASKS = 40
 LENGTH = 12
 TOOLS = 14
 """As many as an agent of tau2 has."""
+FEW, MORE, MILLION = 20_000, 60_000, 1_000_000
+"""Transitions of the stores whose memory is measured, and of that it is reckoned for."""
 POLICY_LINES = 90
 """About as long as the policy of tau2's airline."""
+
+_BUILD = """
+import resource, sys
+from pathlib import Path
+from rwml import open_store
+from rwml_trainer.dataset import Report, build_dataset
+from rwml_trainer.models import load_tokenizer
+from rwml_trainer.recipes import load_recipe
+from rwml_trainer.small_models import SMOLLM2, resolve_model
+recipe = load_recipe("logs", {"model": SMOLLM2})
+with open_store(sys.argv[1], create=False) as store:
+    manifest = build_dataset(
+        store, Path(sys.argv[2]), recipe=recipe, tokenizer=load_tokenizer(resolve_model(SMOLLM2)),
+        report=Report(mask_tools=True),
+    )
+print(manifest.transitions, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def build_stream_mib() -> Result:
+    """Peak memory in MiB of building a million transitions, report and all, against a small store.
+
+    Reckoned from two stores: what each transition adds between them is added up to a million.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        peaks = {}
+        for count in (FEW, MORE):
+            url = fill_store(Path(name) / f"{count}.db", count)
+            _, peaks[count] = run_script(_BUILD, url, f"{name}/{count}")
+    slope = max(0.0, (peaks[MORE] - peaks[FEW]) / (MORE - FEW))
+    value = peaks[MORE] + slope * (MILLION - MORE)
+    return Result("build_stream_mib", value, "MiB", peaks[FEW], value / peaks[FEW])
 
 
 def build_rows_per_s_vs_map() -> Result:
