@@ -149,7 +149,10 @@ def _filtered(manifest: Manifest) -> dict[str, JsonValue] | None:
 def _table(figures: dict[str, JsonValue]) -> str:
     """The report as a table for people."""
     columns = ("rows", "distinct", "repeated", "entropy_bits", "kept")
-    table = Table("", *columns, "commonest: gap", "copy: gap")
+    table = Table(title="gap: of the commonest next state, and of a copy of the last message")
+    table.add_column("", overflow="fold")
+    for heading in ("rows", "distinct", "repeated", "bits", "kept", "common", "copy"):
+        table.add_column(heading, no_wrap=True, justify="right")
     for part in ("by_kind", "by_tool"):
         groups = figures[part]
         for name, group in (groups if isinstance(groups, dict) else {}).items():
