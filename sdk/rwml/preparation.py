@@ -18,8 +18,9 @@ from rwml.errors import StoreError
 from rwml.records import HeaderRecord, StepRecord
 from rwml.redaction import Redaction, RedactionSession, Redactor, redact_id, redact_model
 from rwml.schema import Step, Trajectory
-from rwml.serialisation import dump
+from rwml.serialisation import LARGE_CHARS, dump, without_large_texts
 from rwml.store.batches import Batch, NameRow, header_row, step_row
+from rwml.store.keys import key_check
 from rwml.store.lookups import Pending
 from rwml.store.rows import as_key, load
 
@@ -86,6 +87,7 @@ class Preparation:
     ) -> None:
         self._store = store
         self._key = key
+        self._key_check = key_check(key)
         self._redact = redact
         self._capture = capture
         self._open: OrderedDict[str, _Open] = OrderedDict()
@@ -191,6 +193,10 @@ class Preparation:
         clean = opened.session.json(body)
         if clean is body:
             return record, body
+        if isinstance(record, Step) and len(clean) > LARGE_CHARS:
+            # To parse it all stops all for 30 ms, and a row needs no long text.
+            _, body = dump(without_large_texts(record))
+            return type(record).model_validate_json(opened.session.json(body)), clean
         return type(record).model_validate_json(clean), clean
 
     def _is_unknown(self, name: str) -> bool:
@@ -203,8 +209,8 @@ class Preparation:
 
     def _add_names(self, opened: _Open, batch: Batch) -> None:
         if opened.session is not None:
-            names = opened.session.new_names().items()
-            batch.names.extend(NameRow(opened.key, digest, name) for digest, name in names)
+            for digest, name in opened.session.used_names().items():
+                batch.names.append(NameRow(opened.key, digest, name, self._key_check))
 
     def _opened(self, name: str, trajectory: Trajectory | None) -> _Open:
         """What is known of a trajectory; `trajectory` where its header is at hand."""

@@ -186,6 +186,7 @@ class Spool:
         connection = sqlite3.connect(path, timeout=1.0)
         try:
             connection.execute("pragma synchronous=full")
+            connection.execute("pragma secure_delete=on")  # what was forgotten is not left in it
             connection.execute(f"pragma max_page_count={max(8, self._max_bytes // _PAGE_BYTES)}")
             with connection:
                 connection.execute(
@@ -260,7 +261,10 @@ def _load(body: str) -> Batch:
         headers=[HeaderRow(*row) for row in headers],
         cuts=cuts,
         steps=[StepRow._make([*row[:6], _bytes(row[6]), _bytes(row[7]), row[8]]) for row in steps],
-        names=[NameRow(owner, bytes.fromhex(digest), name) for owner, digest, name in names],
+        names=[  # without the check of a key, where an older rwml left them
+            NameRow(owner, bytes.fromhex(digest), name, *map(_bytes, check))
+            for owner, digest, name, *check in names
+        ],
         touched=touched,
         made_at=made_at,
         merges=[HeaderRow(*row) for row in (merges[0] if merges else ())],

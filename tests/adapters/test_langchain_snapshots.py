@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
+from rwml.serialisation import LARGE_CHARS
 from rwml_adapters.langchain.messages import to_message
 from rwml_adapters.langchain.snapshots import Snapshots, freeze
 
@@ -134,3 +135,9 @@ def test_offered_tools_are_recognised_and_copied() -> None:
     tools.append({"name": "more"})
     assert taken.of_tools(tools) is not first
     assert taken.of_tools([]) is None
+
+
+def test_a_large_text_is_taken_as_it_is() -> None:
+    text = "ü" * (LARGE_CHARS + 1)  # of which validation would make UTF-8
+    for message in (ToolMessage(text, tool_call_id="c"), HumanMessage(text)):
+        assert to_message(Snapshots().of(message)).content is text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ from langchain_core.messages import AIMessage
 from langchain_core.messages.tool import invalid_tool_call
 
 import rwml
+from rwml.environments import Episode, Task
 from rwml.errors import UsageError
 from rwml.schema import Trajectory
 from rwml_adapters.tau2 import register
-from rwml_adapters.tau2.agent import policy_graph
-from rwml_adapters.tau2.episodes import Setting, run_episode, trajectory_id
+from rwml_adapters.tau2.environment import Tau2Environment
+from rwml_adapters.tau2.graphs import policy_graph
 from rwml_adapters.tau2.messages import EMPTY_REPLY_TEXT, MALFORMED_ARGUMENT
-from rwml_adapters.tau2.models import Agent, scripted_agent
-from rwml_adapters.tau2.package import ensure_tau2, load_tasks, select_tasks
+from rwml_adapters.tau2.package import ensure_tau2, load_tasks
+from rwml_adapters.tau2.policies import Agent, scripted_agent
 from rwml_adapters.tau2.scripted import ScriptedPolicy
+from rwml_adapters.tau2.simulators import Simulators
 from rwml_adapters.tau2.user import MAX_TURNS, ScriptedUser, first_person, opening_text
 
 ensure_tau2()
@@ -41,13 +43,27 @@ def run(
     max_steps: int = 30,
     seed: int = 0,
 ) -> list[Trajectory]:
-    tasks = select_tasks(load_tasks(domain, split), ids=list(task_ids), first=None)
-    setting = Setting(domain=domain, split=split, agent=agent, seed=seed, max_steps=max_steps)
-    return [run_episode(task, setting) for task in tasks]
+    environment = Tau2Environment(domain=domain, agent=agent, users=Simulators())
+    return [
+        environment.play(
+            Episode(
+                task=Task(id=task_id, split=split, kind=domain),
+                trial=0,
+                seed=seed,
+                max_steps=max_steps,
+                id=f"{environment.source}-{task_id}-{seed}",
+            )
+        )
+        for task_id in task_ids
+    ]
 
 
 def replies(*messages: AIMessage) -> Agent:
-    return Agent(name="replies", policy=lambda *_: ScriptedPolicy(plan=list(messages)))
+    return talker(ScriptedPolicy(plan=list(messages)), name="replies")
+
+
+def talker(policy: Any, *, name: str) -> Agent:
+    return Agent(name=name, graph=lambda *_: policy_graph(policy))
 
 
 def mock_episode(*messages: AIMessage, max_steps: int = 30) -> Trajectory:
@@ -67,7 +83,7 @@ def actions(trajectory: Trajectory) -> list[Any]:
 
 
 def test_the_oracle_solves_retail_tasks_and_pairs_every_result_with_its_call() -> None:
-    for trajectory in run(["0", "3", "10"], scripted_agent(error_rate=0, seed=0)):
+    for trajectory in run(["0", "3", "10"], scripted_agent(error_rate=0)):
         assert trajectory.outcome.reward == 1.0
         assert trajectory.outcome.success is True
         assert trajectory.outcome.status == "completed"
@@ -89,7 +105,7 @@ def test_the_oracle_solves_retail_tasks_and_pairs_every_result_with_its_call() -
 
 
 def test_the_user_identifies_itself_and_confirms_before_the_first_write() -> None:
-    (trajectory,) = run(["0"], scripted_agent(error_rate=0, seed=0))
+    (trajectory,) = run(["0"], scripted_agent(error_rate=0))
     said = [step for step in trajectory.steps if step.kind == "user"]
     assert "Yusuf Rossi in zip code 19122" in (said[0].observation[0].content or "")
     assert "I am" in (said[0].observation[0].content or "")
@@ -105,7 +121,7 @@ def test_the_user_identifies_itself_and_confirms_before_the_first_write() -> Non
 
 
 def test_mistakes_are_errors_in_the_record_and_leave_the_reward_alone() -> None:
-    agent = scripted_agent(error_rate=1, seed=1)
+    agent = scripted_agent(error_rate=1)
     wrong = run(["0", "7"], agent)
     assert [trajectory.outcome.reward for trajectory in wrong] == [1.0, 1.0]
     for trajectory in wrong:
@@ -118,7 +134,7 @@ def test_mistakes_are_errors_in_the_record_and_leave_the_reward_alone() -> None:
 
 def test_the_same_seed_gives_the_same_episode_and_another_seed_another_one() -> None:
     def episode(seed: int) -> Trajectory:
-        return run(["3"], scripted_agent(error_rate=0.5, seed=seed), seed=seed)[0]
+        return run(["3"], scripted_agent(error_rate=0.5), seed=seed)[0]
 
     first, again, other = episode(0), episode(0), episode(1)
     assert actions(first) == actions(again)
@@ -132,7 +148,7 @@ def test_recording_twice_doubles_nothing(tmp_path: Path) -> None:
     counts = []
     for _ in range(2):
         with rwml.Recorder(store=url) as recorder:
-            for trajectory in run(["0", "1"], scripted_agent(error_rate=0.3, seed=0)):
+            for trajectory in run(["0", "1"], scripted_agent(error_rate=0.3)):
                 recorder.record(trajectory)
             assert recorder.flush(30)
         with rwml.open_store(url) as store:
@@ -144,7 +160,7 @@ def test_recording_twice_doubles_nothing(tmp_path: Path) -> None:
 
 
 def test_an_episode_is_truncated_at_the_agents_step_limit() -> None:
-    (trajectory,) = run(["3"], scripted_agent(error_rate=0, seed=0), max_steps=3)
+    (trajectory,) = run(["3"], scripted_agent(error_rate=0), max_steps=3)
     assert trajectory.outcome.status == "truncated"
     assert trajectory.outcome.success is False
     assert len(trajectory.steps) == 3
@@ -209,6 +225,14 @@ def test_parallel_calls_with_missing_or_equal_ids_are_paired_by_id() -> None:
     assert step.status == "error"
 
 
+def test_an_assertion_about_what_the_agent_never_made_is_not_met() -> None:
+    task = "create_task_1_with_env_assertions"
+    (trajectory,) = run([task], replies(BYE), domain="mock", split="base")
+    assert trajectory.outcome.status == "completed"
+    assert trajectory.outcome.reward == 0.0
+    assert trajectory.outcome.breakdown["env_assertions"] == "0/1"
+
+
 def test_half_an_emoji_in_arguments_can_be_stored(tmp_path: Path) -> None:
     trajectory = mock_episode(call("create_task", {"user_id": "user_1", "title": "\ud83d"}), BYE)
     with rwml.open_store(f"sqlite:///{tmp_path / 'rwml.db'}") as store:
@@ -225,7 +249,7 @@ def test_a_failing_model_is_an_infrastructure_error_and_never_reward_0() -> None
             return super()._generate(messages)
 
     plan = [call("get_users", {})]
-    agent = Agent(name="down", policy=lambda *_: Down(plan=plan))
+    agent = talker(Down(plan=plan), name="down")
     (trajectory,) = run(["create_task_1"], agent, domain="mock", split="base")
     assert trajectory.outcome.status == "infrastructure_error"
     assert trajectory.outcome.reward is None
@@ -277,7 +301,7 @@ def test_a_telecom_users_own_tool_calls_stay_out_of_the_agents_view() -> None:
         for t in tasks
         if any(a.requestor == "user" for a in t.evaluation_criteria.actions)  # type: ignore[union-attr]
     )
-    (trajectory,) = run([task.id], scripted_agent(error_rate=0, seed=0), domain="telecom")
+    (trajectory,) = run([task.id], scripted_agent(error_rate=0), domain="telecom")
     assert trajectory.outcome.reward == 1.0
     asked = [s for s in trajectory.steps if "Please run" in (s.action.content or "")]
     assert asked
@@ -303,7 +327,7 @@ def test_a_registered_graph_runs_in_tau2s_own_run_task(
         return policy_graph(ScriptedPolicy(plan=[create, BYE]))
 
     register(factory, name="my_graph")
-    (task,) = select_tasks(load_tasks("mock", "base"), ids=["create_task_1"], first=None)
+    task = next(task for task in load_tasks("mock", "base") if task.id == "create_task_1")
     result = run_task(
         domain="mock",
         task=task,
@@ -337,29 +361,12 @@ def test_the_user_ends_a_conversation_that_goes_nowhere() -> None:
 def test_an_episode_leaves_the_process_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
     import litellm
 
-    random.seed(5)
-    before = random.getstate(), gc.isenabled(), litellm.suppress_debug_info, litellm.drop_params
-    run(["create_task_1"], scripted_agent(error_rate=0, seed=0), domain="mock", split="base")
-    assert (
-        random.getstate(),
-        gc.isenabled(),
-        litellm.suppress_debug_info,
-        litellm.drop_params,
-    ) == before
+    before = gc.isenabled(), litellm.suppress_debug_info, litellm.drop_params, sys.stdout
+    run(["create_task_1"], scripted_agent(error_rate=0), domain="mock", split="base")
+    after = gc.isenabled(), litellm.suppress_debug_info, litellm.drop_params, sys.stdout
+    assert after == before
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
-
-
-def test_ids_tell_agents_seeds_and_trials_apart() -> None:
-    (task,) = select_tasks(load_tasks("retail", "train"), ids=["0"], first=None)
-    settings = [
-        Setting(domain="retail", split="train", agent=scripted_agent(error_rate=rate, seed=seed),
-                seed=seed, trial=trial)
-        for rate in (0, 0.3)
-        for seed in (0, 1)
-        for trial in (0, 1)
-    ]  # fmt: skip
-    assert len({trajectory_id(task, setting) for setting in settings}) == len(settings)
 
 
 @pytest.mark.parametrize(

@@ -2,87 +2,36 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from tests.adapters.endpoint import HANG, Endpoint, running_endpoint
 from typer.testing import CliRunner, Result
 
 pytest.importorskip("tau2.registry")
 pytest.importorskip("langchain_litellm")
 
 import rwml
+from rwml.cli.app import build_app
 from rwml.errors import MissingExtraError, RwmlError, UsageError
-from rwml_adapters.tau2.command import record_tau2
-from rwml_adapters.tau2.models import ModelOptions, read_api_key
-
-
-class Endpoint(ThreadingHTTPServer):
-    """An OpenAI-compatible server on loopback that answers from a list and keeps the requests."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.replies: list[dict[str, Any]] = []
-        self.requests: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Endpoint  # type: ignore[assignment]  # the only server that makes it
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.keys.append(self.headers.get("Authorization"))
-        self.server.requests.append(json.loads(body))
-        place = min(len(self.server.requests), len(self.server.replies)) - 1
-        message = {"role": "assistant", **self.server.replies[place]}
-        answer = {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "tiny",
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
-        }
-        data = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Silent."""
+from rwml_adapters.models import ATTEMPTS, ModelOptions, read_api_key
 
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    server = Endpoint()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join(5)
+    with running_endpoint() as server:
+        yield server
 
 
-def invoke(*arguments: str) -> Result:
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(record_tau2)
-    return CliRunner().invoke(app, list(arguments))
+def invoke(*arguments: str, verb: str = "record") -> Result:
+    command = build_app()
+    return CliRunner().invoke(command, [verb, "tau2", *arguments])
 
 
 def store_at(tmp_path: Path) -> str:
@@ -161,7 +110,7 @@ def test_a_model_behind_an_endpoint_calls_tools(tmp_path: Path, endpoint: Endpoi
     assert (steps[1].usage.prompt_tokens, steps[1].usage.completion_tokens) == (11, 7)
     assert "tiny" in (steps[1].model or "")
     assert steps[2].metadata == {"replaced_empty_reply": True}
-    assert trajectory.fingerprint.agent == "openai/tiny"
+    assert trajectory.fingerprint.agent == "openai/tiny-t0.5"
 
 
 def test_a_model_without_tool_template_is_told_in_words(tmp_path: Path, endpoint: Endpoint) -> None:
@@ -191,12 +140,179 @@ def test_a_model_without_tool_template_is_told_in_words(tmp_path: Path, endpoint
     assert trajectory.steps[0].action.tool_calls[0].name == "create_task"
 
 
+DONE = {"content": "All done, is there anything else?"}
+
+
+def calls(name: str, arguments: str) -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    return {"content": None, "tool_calls": [{"id": "c", "type": "function", "function": function}]}
+
+
+def model_at(endpoint: Endpoint, *more: str) -> list[str]:
+    return [*MOCK, "--model", "openai/tiny", "--api-base", endpoint.url, *more, "--json"]
+
+
+def test_a_server_that_hangs_ends_the_episode_after_the_timeout(
+    tmp_path: Path, endpoint: Endpoint
+) -> None:
+    endpoint.replies = [HANG]
+    result = invoke(
+        "--store", store_at(tmp_path),
+        *model_at(endpoint, "--request-timeout", "0.5", "--retries", "0"),
+    )  # fmt: skip
+    assert result.exit_code == 3
+    report = json.loads(result.stdout)
+    assert report["statuses"] == {"infrastructure_error": 1}
+    assert "imeout" in report["episodes"][0]["reason"]
+    assert len(endpoint.requests) == ATTEMPTS
+
+
+@pytest.mark.parametrize("raw", [b"<html>busy</html>", b'{"choices": []}', b"{"])
+def test_an_answer_that_is_none_is_no_failure_of_the_agent(
+    tmp_path: Path, endpoint: Endpoint, raw: bytes
+) -> None:
+    endpoint.replies = [raw]
+    result = invoke("--store", store_at(tmp_path), *model_at(endpoint, "--retries", "0"))
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["statuses"] == {"infrastructure_error": 1}
+
+
+def test_an_agent_that_does_all_wrong_fails_and_is_no_fault(
+    tmp_path: Path, endpoint: Endpoint
+) -> None:
+    both = {**calls("nothing", "{}"), "content": "Let me see."}
+    endpoint.replies = [{"content": ""}, both, calls("get_users", '{"a": 1}'),
+                        calls("get_users", "{"), calls("get_users", "{}")]  # fmt: skip
+    result = invoke(*model_at(endpoint, "--max-steps", "6"), verb="eval")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert (report["success_rate"], report["infrastructure_errors"]) == (0.0, 0)
+    assert report["statuses"] == {"truncated": 1}
+    details = report["details"]
+    assert details["tool_calls"] == 5
+    assert details["invalid_by_fault"] == {
+        "unknown_tool": 1, "wrong_arguments": 1, "malformed": 1,
+    }  # fmt: skip
+    assert details["invalid_tool_call_share"] == 0.6
+    assert details["termination_reasons"] == {"max_steps": 1}
+    assert details["by_domain"]["mock"]["success_rate"] == 0.0
+
+
+@pytest.mark.parametrize("outgrown", ["agent", "user"])
+def test_a_conversation_that_outgrows_the_model_is_the_agents_failure_and_not_the_users(
+    tmp_path: Path, endpoint: Endpoint, outgrown: str
+) -> None:
+    message = "This model's maximum context length is 10 tokens. Please reduce the messages."
+    error = {"message": message, "type": "invalid_request_error", "code": "context_length_exceeded"}
+    endpoint.replies = [(400, json.dumps({"error": error}).encode())]
+    simulated = ["--user-model", "openai/ann", "--user-api-base", endpoint.url, "--retries", "0"]
+    result = invoke(
+        "--store", store_at(tmp_path),
+        *model_at(endpoint, *(simulated if outgrown == "user" else [])),
+    )  # fmt: skip
+    report = json.loads(result.stdout)
+    if outgrown == "agent":
+        assert (report["success_rate"], report["statuses"]) == (0.0, {"truncated": 1})
+        assert len(endpoint.requests) == 1
+    else:
+        assert report["statuses"] == {"infrastructure_error": 1}
+
+
+def test_user_models_take_turns_over_the_trials(tmp_path: Path, endpoint: Endpoint) -> None:
+    endpoint.replies_of = {
+        "tiny": [calls(CREATE["name"], json.dumps(CREATE["arguments"])), DONE] * 4,
+        "ann": [{"content": "Create it, please."}, {"content": "Thanks ###STOP###"}] * 2,
+        "bob": [{"content": "Now!"}, {"content": "Bye ###STOP###"}] * 2,
+    }
+    key = tmp_path / "key"
+    key.write_text("users-secret")
+    result = invoke(
+        "--store", store_at(tmp_path),
+        *model_at(
+            endpoint, "--trials", "4", "--user-model", "openai/ann", "--user-model", "openai/bob",
+            "--user-api-base", endpoint.url, "--user-api-key-file", str(key),
+            "--user-temperature", "0.7",
+        ),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["success_rate"] == 1.0
+    of_user = [r for r in endpoint.requests if r["model"] in ("ann", "bob")]
+    assert [r["model"] for r in of_user] == ["ann", "ann", "bob", "bob"] * 2
+    assert all(r["temperature"] == 0.7 for r in of_user)
+    assert "<scenario>" in of_user[0]["messages"][0]["content"]
+    keys = {k for k, r in zip(endpoint.keys, endpoint.requests, strict=True) if r in of_user}
+    assert keys == {"Bearer users-secret"}
+    with rwml.open_store(store_at(tmp_path)) as store:
+        found = {t.id.rpartition("-")[2]: t for t in store.trajectories()}
+    users = [found[str(trial)].fingerprint.user_simulator for trial in range(4)]
+    assert users == ["openai/ann", "openai/bob", "openai/ann", "openai/bob"]
+    said = [m.content for step in found["1"].steps for m in step.observation if m.role == "user"]
+    assert said == ["Bye"]
+
+
+@pytest.mark.parametrize(
+    "broken", [calls("check_status_bar", "{not json"), {"content": ""}], ids=["malformed", "empty"]
+)
+def test_a_fault_of_the_user_simulator_is_retried_and_reported_apart(
+    tmp_path: Path, endpoint: Endpoint, broken: dict[str, Any]
+) -> None:
+    endpoint.replies_of = {
+        "tiny": [DONE],
+        "ann": [broken] * (1 if broken["content"] is None else 2)
+        + [{"content": "Hello"}, {"content": "###STOP###"}],
+    }
+    result = invoke(
+        "--store", store_at(tmp_path),
+        *model_at(endpoint, "--user-model", "openai/ann", "--user-api-base", endpoint.url),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["statuses"] == {"completed": 1}
+    endpoint.replies_of["ann"] = [broken]
+    result = invoke(
+        "--store", store_at(tmp_path),
+        *model_at(
+            endpoint, "--user-model", "openai/ann", "--user-api-base", endpoint.url,
+            "--retries", "0",
+        ),
+    )  # fmt: skip
+    assert result.exit_code == 3
+    report = json.loads(result.stdout)
+    assert (report["success_rate"], report["infrastructure_errors"]) == (None, 1)
+
+
+def test_several_episodes_at_once_give_the_same_results(tmp_path: Path) -> None:
+    reports = []
+    for concurrency in ("1", "4"):
+        folder = tmp_path / concurrency
+        folder.mkdir()
+        before = sys.stdout, gc.isenabled()
+        result = invoke(
+            "--store", store_at(folder), "--domain", "retail", "--tasks", "8", "--seed", "3",
+            "--concurrency", concurrency, "--json",
+        )  # fmt: skip
+        assert (sys.stdout, gc.isenabled()) == before
+        reports.append(json.loads(result.stdout))
+        with rwml.open_store(store_at(folder)) as store:
+            actions = {
+                t.id: [(s.action.content, s.observation) for s in t.steps]
+                for t in store.trajectories()
+            }
+        reports[-1]["actions"] = actions
+    one, four = reports
+    for name in ("episodes", "transitions", "errors", "success_rate", "statuses", "actions"):
+        assert one[name] == four[name]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["--domain", "moon"], "retail, airline, telecom, mock"),
-        (["--split", "dev"], "base, test, train"),
-        (["--domain", "mock"], "no split 'train': use one of base"),
+        (["--split", "dev"], "train, test, base"),
+        (
+            ["--domain", "mock", "--split", "train"],
+            "no split 'train' in tau2:mock: use one of base",
+        ),
         (["--task-id", "5000"], "no task '5000' in this split: use one of 0, 1,"),
         (["--policy", "wise"], "perturbed, oracle"),
         (["--error-rate", "1.5"], "between 0 and 1"),
@@ -205,6 +321,28 @@ def test_a_model_without_tool_template_is_told_in_words(tmp_path: Path, endpoint
         (["--tools-as-text"], "add --model"),
         (["--model", "openai/x", "--api-key-file", "/none"], "cannot read the key file"),
         (["--model", "openai/x", "--api-key-env", "RWML_NO_SUCH_KEY"], "RWML_NO_SUCH_KEY"),
+        (["--model", "openai/x", "--request-timeout", "0"], "must be more than 0 s"),
+        (["--temperature", "1"], "--temperature need a model: add --model"),
+        (["--user-api-base", "http://x"], "add --user-model"),
+        (
+            [
+                "--user-model",
+                "a",
+                "--user-model",
+                "b",
+                "--user-model",
+                "c",
+                "--user-api-base",
+                "x",
+                "--user-api-base",
+                "y",
+            ],
+            "given 2 times for 3 user models",
+        ),
+        (["--agent", "no_such_module:make"], "no module 'no_such_module'"),
+        (["--agent", "json:no_such_name"], "has no 'no_such_name'"),
+        (["--agent", "json:__name__"], "is no graph factory"),
+        (["--tool-node", "tools"], "add --agent"),
     ],
 )
 def test_wrong_usage_is_one_line_with_the_choices(
@@ -264,7 +402,7 @@ def test_no_key_goes_to_a_provider_that_was_not_asked_for_it(
 def test_the_command_loads_nothing_heavy_and_has_an_example() -> None:
     code = (
         "import sys; from rwml_adapters.tau2 import register; "
-        "from rwml_adapters.tau2.command import record_tau2; "
+        "from rwml_adapters.tau2.environment import tau2; "
         "heavy = {'tau2', 'litellm', 'langgraph', 'langchain_core', 'torch'} & set(sys.modules); "
         "assert not heavy, heavy"
     )

@@ -102,13 +102,11 @@ def _log(steps: int) -> list[str]:
 
 def _ours(lines: Iterable[str]) -> Pairs:
     assembler = Assembler(key=KEY, source="bench")
-    reader = LineReader(assembler.hasher)
+    reader = LineReader(assembler.hasher, response="response")
     pairs: Pairs = set()
     for line in lines:
-        fields, history = reader.read(line)
-        completion = Completion(
-            messages=history.messages, response=Message.from_openai(fields["response"])
-        )
+        _, history = reader.read(line)
+        completion = Completion(messages=history.messages, response=history.response)
         for record in assembler.place(completion, history.digests_of(completion)):
             if not isinstance(record, HeaderRecord):
                 _note(pairs, record.step.action, record.step.observation)

@@ -49,6 +49,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("eval world data --predictors best", "unknown predictor 'best'"),
         ("merge run --out merged", "run is no finished run"),
         ("serve run", "run is neither"),
+        ("eval nowhere:environment", "no module 'nowhere'"),
+        ("compare base trained", "no report at base"),
         ("record tau2 --store sqlite:///no.db --domain hotel", "hotel"),
     ],
 )

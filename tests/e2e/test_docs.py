@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.adapters.alfworld_games import require_games
 
 from rwml import open_store
 from rwml.testing import make_trajectory
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+NEED_GAMES = ("alfworld",)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
@@ -34,6 +36,10 @@ def test_every_command_of_a_page_runs(
     with open_store("sqlite:///rwml.db") as store:
         for task in range(12):
             store.add(make_trajectory(task))
+    if page.stem in NEED_GAMES:
+        monkeypatch.setenv("ALFWORLD_DATA", str(require_games("valid_train")[0].file.parents[3]))
+    for module in (ROOT / "examples/custom_environment").glob("shop*.py"):
+        (tmp_path / module.name).write_bytes(module.read_bytes())
     log = ROOT / "tests/data/ingest/openinference.jsonl.gz"
     (tmp_path / "traces.jsonl").write_bytes(gzip.decompress(log.read_bytes()))
     for command in commands(page):

@@ -12,7 +12,7 @@ EXAMPLES = sorted(Path(__file__).resolve().parents[2].glob("examples/*/run.py"))
 
 def test_there_are_examples() -> None:
     found = {path.parent.name for path in EXAMPLES}
-    assert {"instrument_langgraph", "record_with_litellm_proxy"} <= found
+    assert {"custom_environment", "instrument_langgraph", "record_with_litellm_proxy"} <= found
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.parent.name)

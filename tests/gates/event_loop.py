@@ -2,10 +2,10 @@
 
 `event_loop FOLDER KIND REDACT ROUNDS` prints the largest gap between the ticks of a loop that
 wakes every millisecond, while a task records tool results of 10 MB, and the same of a control run
-without recording. KIND: ascii, escapes, other. REDACT: none or default. A gap also grows while
-other programs have the processor, so of each gap it also says how much of it this process was at
-work: the processor time of the loop's thread and the writer's (``work_ms``),
-which is what is gated.
+without recording. KIND: ascii, escapes, other, personal. REDACT: none or default. A gap also grows
+while other programs have the processor, so of each gap it also says how much of it this process was
+at work: the processor time of the loop's thread and the writer's (``work_ms``), which is what is
+gated.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ PIECES = {
     "ascii": "the order of customer {n} was delivered on day {n}; nothing else to be said. ",
     "escapes": '{{"line": "a\\n\\t\\"quoted\\" \\\\ path {n}"}}\n',
     "other": "Größe {n} über Zürich → 東京 {n} ✓ 😀 ",
+    "personal": "Größe über Zürich → 東京 ✓ 😀 " * 50 + "customer.{n}@x.example ",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.gates.common import IS_FULL, figure, rounds, run
 from tests.gates.event_loop import make_text
 
 from rwml import Message, Recorder, Step, serialisation
+from rwml.serialisation import LARGE_CHARS
 from rwml.trajectory_recorder import read_message
 
 FLUSH_S = 0.7
@@ -46,8 +48,45 @@ def test_a_large_text_is_encoded_in_pieces_and_others_run_between(
     assert Step.model_validate_json(body).observation[0].content == text
 
 
+def test_a_large_text_with_something_to_hide_is_never_parsed_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = make_text("personal", 1)[: 4 * LARGE_CHARS]
+    store = f"sqlite:///{tmp_path / 'rwml.db'}"
+    parsed: list[int] = []
+    validate = Step.model_validate_json
+
+    def noted(body: str) -> Step:
+        parsed.append(len(body))
+        return validate(body)
+
+    with Recorder(store=store) as recorder:
+        monkeypatch.setattr(Step, "model_validate_json", noted)
+        with recorder.trajectory(id="t", source="gate") as t:
+            t.act(
+                {
+                    "role": "assistant",
+                    "content": text,
+                    "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": text}}],
+                }
+            )
+            t.observe({"role": "tool", "tool_call_id": "c", "content": text}, status="error")
+        assert recorder.flush(60)
+        monkeypatch.undo()
+        [trajectory] = recorder.store.trajectories()
+    assert parsed
+    assert max(parsed) < LARGE_CHARS
+    [step] = trajectory.steps
+    [call] = step.action.tool_calls
+    assert (step.status, step.kind, step.orphans()) == ("error", "tool", 0)
+    clean, found = re.subn(r"customer\.\d+@x\.example", "<EMAIL>", text)
+    assert found > 10
+    for hidden in (step.action.content, step.observation[0].content, call.raw_arguments):
+        assert re.sub(r"<EMAIL_\d+>", "<EMAIL>", hidden or "") == clean
+
+
 @pytest.mark.parametrize("redact", ["none", "default"])
-@pytest.mark.parametrize("kind", ["ascii", "escapes", "other"])
+@pytest.mark.parametrize("kind", ["ascii", "escapes", "other", "personal"])
 def test_an_event_loop_goes_on_while_ten_megabytes_are_recorded(
     tmp_path: Path, kind: str, redact: str
 ) -> None:

@@ -428,6 +428,16 @@ def test_digests_need_the_key() -> None:
     assert one[0].id != two[0].id
 
 
+@pytest.mark.parametrize("text", ["x", "\u00e9\ud800\udc00\U0001f600", " a\n"])
+def test_a_long_text_is_hashed_in_pieces_to_the_same_digest(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    message = Message(role="user").model_copy(update={"content": 100 * text, "name": "n"})
+    whole = Hasher(KEY).message(message)
+    monkeypatch.setattr("rwml.assemble.digests._PIECE_CHARS", 7)
+    assert Hasher(KEY).message(message) == whole
+
+
 def test_equal_times_and_no_times_are_put_after_what_they_answer() -> None:
     start = (user("q"),)
     chain = [ask(*start, answer=says("0"))]

@@ -82,6 +82,50 @@ def test_reading_on_is_reading_anew(
         assert history.digests_of(completion) == plain.completion(completion)
 
 
+@given(st.data(), st.integers(0, 5), st.integers(1, 4))
+@settings(deadline=None, max_examples=100)
+def test_answers_and_branches_are_read_as_anew(data: st.DataObject, layout: int, kept: int) -> None:
+    reader, plain = LineReader(Hasher(KEY), response="response", kept=kept), Hasher(KEY)
+    requests: list[list[Any]] = [[{"role": "system", "content": "x" * 300}]]
+    for _ in range(data.draw(st.integers(1, 12))):
+        request = data.draw(st.sampled_from(requests[-3:] + requests[:1]))
+        answer = data.draw(st.none() | MESSAGES)
+        line = write(request, layout, response=answer)
+        fields, history = reader.read(line)
+        whole = json.loads(line)
+        inner = whole["request"] if layout >= 4 else whole
+        del inner["messages"]
+        assert fields == whole
+        assert history.messages == tuple(map(Message.from_openai, request))
+        response = None if answer is None else Message.from_openai(answer)
+        assert history.response == response
+        completion = Completion(messages=history.messages, response=history.response)
+        assert history.digests_of(completion) == plain.completion(completion)
+        other = data.draw(MESSAGES)
+        repeated = answer if answer and data.draw(st.booleans()) else other
+        cut = data.draw(st.integers(1, len(request)))
+        requests += [[*request, repeated, *data.draw(st.lists(MESSAGES, max_size=2))]]
+        requests += [[*request[:cut], other]]
+
+
+def test_an_answer_that_comes_back_is_neither_made_nor_hashed_again() -> None:
+    hasher = Hasher(KEY)
+    made: list[object] = []
+
+    def read(wire: Any) -> Message:
+        made.append(wire)
+        return Message.from_openai(wire)
+
+    reader = LineReader(hasher, response="response", read_message=read)
+    talk: list[Any] = [{"role": "user", "content": "long " * 100}]
+    for number in range(10):
+        answer = {"role": "assistant", "content": f"answer {number}"}
+        _, history = reader.read(write(talk, 0, response=answer))
+        history.digests_of(Completion(messages=history.messages, response=history.response))
+        talk += [answer, {"role": "user", "content": f"question {number}"}]
+    assert len(made) == hasher.hashed == 20
+
+
 def test_only_what_is_new_is_hashed() -> None:
     hasher = Hasher(KEY)
     reader = LineReader(hasher)
@@ -135,6 +179,14 @@ def test_what_is_no_json_is_refused(line: str) -> None:
 def test_what_is_no_request_is_refused(line: str) -> None:
     with pytest.raises(SchemaError):
         LineReader(Hasher(KEY)).read(line)
+
+
+def test_an_answer_that_is_no_message_is_refused() -> None:
+    reader = LineReader(Hasher(KEY), response="response")
+    for answer in ("1", '{"role": "king"}'):
+        with pytest.raises(SchemaError):
+            reader.read(f'{{"messages": [], "response": {answer}}}')
+    assert reader.read('{"messages": [], "response": null}')[1].response is None
 
 
 def test_a_refused_line_harms_no_other() -> None:

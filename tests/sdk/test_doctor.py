@@ -19,6 +19,7 @@ from rwml.capture import Capture
 from rwml.diagnosis import count_spooled, diagnose, machine
 from rwml.errors import StoreUnavailableError
 from rwml.spool import spool_folder
+from rwml.store.keys import key_file
 from rwml.testing import FaultyStore, TrajectoryBuilder, make_trajectory
 
 ROOT = Path(__file__).parents[2]
@@ -241,14 +242,37 @@ def test_records_that_wait_for_the_store(rwml, url: str, look: Look) -> None:
         recorder = Recorder(store=faulty)
         recorder.record(make_trajectory(1))
         recorder.close()
-        assert count_spooled(spool_folder(store)) == 5
+        assert count_spooled(spool_folder(store)) == (5, 0)
     assert look() == {"trajectories": "error", "spool": "warning"}
     assert "5 records wait in" in rwml("doctor", "--store", url)[1]
 
 
+def test_pseudonyms_of_other_keys(
+    rwml, url: str, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = TrajectoryBuilder("told").says("Who?").user("ann@example.com").build()
+    monkeypatch.setenv("RWML_KEY", "the key of one machine")
+    with Recorder(store=url) as recorder:
+        recorder.record(told)
+        assert recorder.flush(30)
+    assert "keys" not in look()
+    monkeypatch.setenv("RWML_KEY", "the key of another")
+    assert look()["keys"] == "warning"
+    assert "1 other keys" in rwml("doctor", "--store", url)[1]
+    monkeypatch.setenv("RWML_KEY", "short")
+    assert rwml("doctor", "--store", url)[0] == 1
+    monkeypatch.delenv("RWML_KEY")
+    with open_store(url) as store:
+        file = key_file(store.parsed_url)
+    assert look()["keys"] == "warning"
+    assert not file.exists()  # a diagnosis makes nothing
+
+
 def test_a_folder_without_a_spool_holds_nothing(tmp_path: Path) -> None:
     (tmp_path / "torn.spool").write_bytes(b"no database")
-    assert count_spooled(tmp_path) == count_spooled(tmp_path / "none") == 0
+    assert count_spooled(tmp_path) == (0, 1)
+    (tmp_path / "torn.spool").write_bytes(b"")  # as one that is being made
+    assert count_spooled(tmp_path) == count_spooled(tmp_path / "none") == (0, 0)
 
 
 def test_frameworks(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:

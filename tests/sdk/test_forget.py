@@ -188,7 +188,8 @@ def test_command_changes_nothing_without_yes(rwml, url: str, store: Store) -> No
     store.add(told(CANARY))
     code, out, err = rwml("forget", "--store", url, "--match", CANARY, "--json")
     name = told(CANARY).id
-    expected = {"would_remove": 1, "ids": [name], "datasets": [], "exports": []}
+    other = {"other_keys": 0, "waiting_elsewhere": 0, "unreadable_files": 0}
+    expected = {"would_remove": 1, "ids": [name], "datasets": [], "exports": [], **other}
     assert (code, json.loads(out), err) == (0, expected, "")
     assert (
         f"would remove 1 of 1 trajectories; nothing is changed without --yes\n  {name}"
@@ -197,10 +198,9 @@ def test_command_changes_nothing_without_yes(rwml, url: str, store: Store) -> No
     assert store.counts().trajectories == 1
     code, out, _ = rwml("forget", "--store", url, "--match", CANARY, "--yes", "--json")
     erased = True if url.startswith("sqlite") else None
-    assert (code, json.loads(out)) == (
-        0,
-        {"removed": 1, "steps": 1, "erased": erased, "datasets": [], "exports": []},
-    )
+    gone = {"removed": 1, "steps": 1, "erased": erased, "delivered": 0}
+    expected = {**gone, "datasets": [], "exports": [], **other}
+    assert (code, json.loads(out)) == (0, expected)
     assert store.counts().trajectories == 0
     code, out, _ = rwml("forget", "--store", url, "--match", CANARY)
     assert (code, "nothing to remove" in out) == (1, True)

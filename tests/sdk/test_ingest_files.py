@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwml import open_store
+from rwml.assemble import Completion
 from rwml.errors import UsageError
 from rwml.ingest import LogFormat, Rejected, ingest_file, records, sniff
 from rwml.ingest.formats import reader_of
@@ -310,6 +311,7 @@ def test_readers_raise_nothing_and_lose_nothing(format: LogFormat, values: list[
         elif isinstance(each, Conversation):
             assert each.messages
         elif not isinstance(each, Skipped):
+            assert isinstance(each, Completion)
             assert results.mark(each).messages == each.messages
     for number, value in enumerate(values, 1):
         if not isinstance(value, dict):

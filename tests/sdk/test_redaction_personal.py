@@ -99,21 +99,25 @@ def test_a_value_has_one_pseudonym_in_a_trajectory() -> None:
 def test_another_process_goes_on_with_the_names() -> None:
     one = Redaction().session(key=KEY)
     one.text("ann@example.com")
-    stored = one.new_names()
+    stored = one.used_names()
     assert list(stored.values()) == ["<EMAIL_1>"]
     assert all(len(digest) == 16 for digest in stored)
-    assert one.new_names() == {}
+    assert one.used_names() == {}
     for known in (stored, lambda: stored):
         other = Redaction().session(key=KEY, known=known)
         assert other.text("bob@example.com, ann@example.com") == "<EMAIL_2>, <EMAIL_1>"
-        assert list(other.new_names().values()) == ["<EMAIL_2>"]
-    assert stored.keys().isdisjoint(_names(b"another key"))
+        assert other.used_names() == {**stored, **_names(KEY, "bob@example.com", "<EMAIL_2>")}
+        other.text("no name")
+        assert other.used_names() == {}
+        other.text("again: ann@example.com")  # its row may have been forgotten meanwhile
+        assert other.used_names() == stored
+    assert stored.keys().isdisjoint(_names(b"another key", "ann@example.com", "<EMAIL_1>"))
 
 
-def _names(key: bytes) -> dict[bytes, str]:
+def _names(key: bytes, value: str, name: str) -> dict[bytes, str]:
     session = Redaction().session(key=key)
-    session.text("ann@example.com")
-    return session.new_names()
+    session.text(value)
+    return dict.fromkeys(session.used_names(), name)
 
 
 def test_names_that_a_text_brought_are_not_given_again() -> None:

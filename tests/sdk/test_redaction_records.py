@@ -295,7 +295,7 @@ def test_redacting_again_changes_nothing(record: Step | Trajectory, policy: Reda
     once = policy.session(key=KEY).json(dumped(record))
     again = policy.session(key=KEY)
     assert again.json(once) == once
-    assert again.new_names() == {}
+    assert again.used_names() == {}
 
 
 @fuzzed

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 from rwml import Trajectory, open_store
 from rwml.errors import StoreError
 from rwml.store import database
+from rwml.store.erasure import other_keys
 from rwml.store.migrations import MIGRATIONS, Migration
 from rwml.store.tables import STORE_VERSION
 from rwml.testing import make_trajectory
@@ -38,6 +39,9 @@ def test_golden_store_is_read_and_written(golden: Path, tmp_path: Path) -> None:
         assert list(store.trajectories()) == expected
         store.add(make_trajectory(5))
         assert store.counts().trajectories == 4
+        if golden.stem > "store_v2":
+            assert store.pseudonyms("everything") == {b"d" * 16: "<EMAIL_1>"}
+            assert other_keys(store) == 1
 
 
 def add_column(connection: Connection) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rwml.errors import UsageError
-from rwml.extras import require
+from rwml.plotting import Bar, draw_bars, figure
 
 PREDICTORS = ("constant", "base", "warm_start", "trained")
 
@@ -20,41 +20,24 @@ def draw_report(report: dict[str, Any], path: Path) -> None:
         report: the demo's report.
         path: PNG file.
     """
-    require("train", "matplotlib")
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.2), layout="constrained")
-    rewards = report["train"]["reward"]
-    known = [(step, reward) for step, reward in enumerate(rewards, 1) if reward is not None]
-    left.plot([step for step, _ in known], [reward for _, reward in known], marker="o")
-    left.set(title="GRPO: mean reward of each group", xlabel="step", ylabel="reward")
-    left.set_ylim(-0.05, 1.05)
-    _draw_predictors(right, report["eval"])
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with figure(path, width=13, height=4.2) as drawn:
+        left, right = drawn.subplots(1, 2)
+        rewards = report["train"]["reward"]
+        known = [(step, reward) for step, reward in enumerate(rewards, 1) if reward is not None]
+        left.plot([step for step, _ in known], [reward for _, reward in known], marker="o")
+        left.set(title="GRPO: mean reward of each group", xlabel="step", ylabel="reward")
+        left.set_ylim(-0.05, 1.05)
+        _draw_predictors(right, report["eval"])
 
 
 def _draw_predictors(axes: Any, results: dict[str, Any]) -> None:
     kinds = sorted(results["constant"]["by_kind"])
-    labels = ["all", *kinds]
     shown = [name for name in PREDICTORS if results.get(name)]
-    width = 0.8 / len(shown)
-    for place, name in enumerate(shown):
-        figures = results[name]
-        values = [figures["reward"], *(figures["by_kind"][kind]["reward"] for kind in kinds)]
-        low, high = figures["reward_ci95"]
-        spots = [x + (place - (len(shown) - 1) / 2) * width for x in range(len(labels))]
-        axes.bar(spots, values, width, label=name.replace("_", " "))
-        for spot, value, top in zip(spots, values, [high, *values[1:]], strict=True):
-            axes.text(spot, top + 0.01, f"{value:.2f}", ha="center", va="bottom", fontsize="small")
-        axes.errorbar(spots[0], values[0], [[values[0] - low], [high - values[0]]], color="black")
     rows = results["constant"]["by_kind"]
-    axes.set_xticks(
-        range(len(labels)),
+    draw_bars(
+        axes,
         [f"all\n{results['rows']} rows", *(f"{kind}\n{rows[kind]['rows']} rows" for kind in kinds)],
+        {name.replace("_", " "): _bars(results[name], kinds) for name in shown},
     )
     low, high = results["ci95"]
     minus = " minus ".join(name.replace("_", " ") for name in results["compared"])
@@ -64,8 +47,11 @@ def _draw_predictors(axes: Any, results: dict[str, Any]) -> None:
         fontsize="medium",
     )
     axes.set_ylabel("reward (lines: 95% interval over tasks)")
-    axes.set_ylim(0, 1.05)
-    axes.legend()
+
+
+def _bars(figures: dict[str, Any], kinds: list[str]) -> list[Bar]:
+    of_kinds = (Bar(figures["by_kind"][kind]["reward"]) for kind in kinds)
+    return [Bar(figures["reward"], *figures["reward_ci95"]), *of_kinds]
 
 
 def main(arguments: list[str]) -> None:

@@ -14,6 +14,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from rwml.content import content_parts, content_text
 from rwml.schema import Message, Role, Tool, ToolCall, Usage
+from rwml.serialisation import make_message
 from rwml_adapters.langchain.calls import Answer
 from rwml_adapters.langchain.snapshots import OfferedTools, Snapshot
 
@@ -123,9 +124,9 @@ def _other(fields: Mapping[str, Any]) -> Message:
     said = fields.get("role") or fields["additional_kwargs"].get("__openai_role__")
     if said in _SAID_ROLES:  # a ChatMessage's own, or OpenAI's developer
         role = said
-    return Message(
+    return make_message(
+        content_text(fields["content"]),
         role=role,
-        content=content_text(fields["content"]),
         tool_call_id=fields.get("tool_call_id"),
         name=fields.get("name"),
         parts=content_parts(fields["content"]),
@@ -146,9 +147,9 @@ def _assistant(fields: Mapping[str, Any]) -> Message:
     said, thoughts = _split([content] if isinstance(content, str) else content or [])
     text = content_text(said) or ""
     reasoning = fields["additional_kwargs"].get("reasoning_content")
-    return Message(
+    return make_message(
+        text if text or not calls else None,
         role="assistant",
-        content=text if text or not calls else None,
         tool_calls=tuple(calls),
         name=fields.get("name"),
         reasoning="".join((_plain(reasoning), *thoughts)) or None,

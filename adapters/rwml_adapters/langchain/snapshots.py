@@ -9,7 +9,7 @@ writer's thread (`rwml_adapters.langchain.messages`), whose results they keep.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import attrgetter, is_
 from typing import Any
 
@@ -123,9 +123,8 @@ class Snapshots:
         """
         done = 0 if before is None else before.covers(messages)
         history = before if before is not None and done else History()
-        new = messages[done:]
-        taken = list(map(self.of, new))
-        history.extend(new, taken)
+        if len(messages) > done:
+            history.extend(messages[done:], self.of)
         if history.has_removals:
             return [each for each in history.taken if not _is_removal(each)], history
         return history.taken.copy(), history
@@ -187,11 +186,12 @@ class History:
             return len(mine)
         return 0
 
-    def extend(self, messages: list[BaseMessage], taken: list[Snapshot]) -> None:
-        """Adds messages at the end, with their snapshots."""
+    def extend(self, messages: list[BaseMessage], take: Callable[[BaseMessage], Snapshot]) -> None:
+        """Adds messages at the end, with the snapshots that `take` gives."""
         self._messages += messages
-        self.taken += taken
-        for message, each in zip(messages, taken, strict=True):
+        for message in messages:
+            each = take(message)
+            self.taken.append(each)
             self._contents.append(each.seen_content)
             if each.seen_calls is not None:
                 self._actions.append(message)

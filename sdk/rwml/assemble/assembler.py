@@ -297,7 +297,7 @@ class Assembler:
         self, trail: Trail, step: Step, tools: tuple[Tool, ...], records: list[Record]
     ) -> None:
         """One more step of a trajectory."""
-        names = {tool.name for tool in trail.header.tools}
+        names = {tool.name for tool in trail.header.tools} if tools else ()
         more = tuple(tool for tool in tools if tool.name not in names)
         if more:
             all_tools = trail.header.tools + more

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from rwml.assemble.completion import Completion
 from rwml.errors import UsageError
@@ -18,12 +19,14 @@ from rwml.schema import Message
 
 DIGEST_BYTES = 16
 """Size of a digest: no collision is to be expected below 2**60 messages (ours)."""
+_length = struct.Struct(">Q").pack
+_DIGEST_LENGTH = _length(DIGEST_BYTES)
+_PIECE_CHARS = 256 * 1024
 _SORTED = json.JSONEncoder(sort_keys=True).encode
 _MAX_KEY_BYTES = hashlib.blake2b.MAX_KEY_SIZE
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Digests:
+class Digests(NamedTuple):
     """What a completion is recognised by, for n messages in the request.
 
     Attributes:
@@ -84,14 +87,33 @@ class Hasher:
         role = "system" if message.role == "developer" else message.role
         parts = [role, (message.content or "").strip(), message.tool_call_id or ""]
         for call in message.tool_calls:
-            parts += [call.id, call.name, call.raw_arguments or "", _SORTED(call.arguments)]
-        parts += [f"{part.type}:{part.sha256}" for part in message.parts]
-        return self.join(*(part.encode("utf-8", "surrogatepass") for part in parts))
+            parts += (call.id, call.name, call.raw_arguments or "", _SORTED(call.arguments))
+        for part in message.parts:
+            parts.append(f"{part.type}:{part.sha256}")
+        if message.content is not None and len(message.content) > _PIECE_CHARS:
+            return self._join_in_pieces(parts)
+        return self.join(*[part.encode("utf-8", "surrogatepass") for part in parts])
 
     def join(self, *parts: bytes) -> bytes:
         """Digest of several parts, each with its length, so that borders matter."""
         state = self._keyed.copy()
-        state.update(b"".join([len(part).to_bytes(8, "big") + part for part in parts]))
+        update = state.update
+        for part in parts:
+            update(_length(len(part)))
+            update(part)  # not joined: a long one is neither copied nor keeps the GIL
+        return state.digest()
+
+    def _join_in_pieces(self, parts: Iterable[str]) -> bytes:
+        """As `join`; no call takes long, as others could not run meanwhile."""
+        state = self._keyed.copy()
+        for part in parts:
+            places = range(0, len(part), _PIECE_CHARS)
+            pieces = [
+                part[at : at + _PIECE_CHARS].encode("utf-8", "surrogatepass") for at in places
+            ]
+            state.update(_length(sum(map(len, pieces))))
+            for piece in pieces:
+                state.update(piece)
         return state.digest()
 
     def scope(self, thread_id: str | None) -> bytes:
@@ -101,7 +123,17 @@ class Hasher:
 
     def extend(self, prefix: bytes, digest: bytes) -> bytes:
         """Digest of a history and one more message."""
-        return self.join(prefix, digest)
+        state = self._keyed.copy()
+        state.update(_DIGEST_LENGTH + prefix + _DIGEST_LENGTH + digest)
+        return state.digest()
+
+    def extended(self, prefix: bytes, digests: Iterable[bytes]) -> list[bytes]:
+        """Digests of a history with more messages, after each of them."""
+        found: list[bytes] = []
+        for digest in digests:
+            prefix = self.extend(prefix, digest)
+            found.append(prefix)
+        return found
 
     def completion(self, completion: Completion) -> Digests:
         """All digests of a completion: n messages and a response take n + 1 message hashes."""
@@ -115,10 +147,8 @@ class Hasher:
             thread_id: the history's scope.
             messages: digests of its messages.
         """
-        found = [self.scope(thread_id)]
-        for digest in messages:
-            found.append(self.extend(found[-1], digest))
-        return tuple(found)
+        scope = self.scope(thread_id)
+        return (scope, *self.extended(scope, messages))
 
     def digests(
         self,
@@ -144,7 +174,7 @@ class Hasher:
         action = tail = wanted = None
         if completion.response is not None:
             response = response or self.message(completion.response)
-            action = self.join(prefixes[-1], response)
+            action = self.extend(prefixes[-1], response)
             tail = self._tail(head, messages[-1:], completion.response, response)
         if last >= 0:
             before = messages[last - 1 : last] if last else ()

@@ -22,21 +22,24 @@ class KnownActions:
     """Actions of open trajectories. Not for several threads at once."""
 
     def __init__(self) -> None:
-        self._named: dict[Name, dict[int, Action]] = {}
+        # An action alone, as nearly every name has but one, or several by their numbers.
+        self._named: dict[Name, Action | dict[int, Action]] = {}
 
     def add(self, action: Action) -> None:
         """Makes an action known; it waits for its observation."""
-        names: list[Name] = [("site", action.key, action.caller.site)]
+        names: list[Name] = [
+            ("site", action.key, action.caller.site),
+            *_history(action.key, action),
+        ]
         if action.parent is not None:
             names.append(("parent", action.key, action.parent))
         self._add(action, names)
-        self.alias(action.key, action)
         for name in _open_names(action):
-            self._named.setdefault(name, {})[action.number] = action
+            self._name(name, action)
 
     def alias(self, key: bytes, action: Action) -> None:
         """Lets a history name an action, one that was cut for instance."""
-        self._add(action, [("history", key), ("run", key, action.caller.runs[:1])])
+        self._add(action, _history(key, action))
 
     def settle(self, action: Action) -> None:
         """Its observation is known: only its whole history names it now."""
@@ -45,8 +48,9 @@ class KnownActions:
 
     def forget(self, trail: Trail) -> None:
         """A trajectory is closed."""
-        for name, number in trail.names:
-            self._remove(name, number)
+        for names, number in trail.names:
+            for name in names:
+                self._remove(name, number)
         if trail.tip is not None and trail.tip.home is trail:
             self.settle(trail.tip)
 
@@ -96,19 +100,35 @@ class KnownActions:
         return None if action.request == digests.request else action  # asked again
 
     def _get(self, *name: object) -> Collection[Action]:
-        return self._named.get(name, {}).values()
+        found = self._named.get(name)
+        if found is None:
+            return ()
+        return found.values() if isinstance(found, dict) else (found,)
 
     def _add(self, action: Action, names: list[Name]) -> None:
         for name in names:
-            self._named.setdefault(name, {})[action.number] = action
-            action.home.names.append((name, action.number))
+            self._name(name, action)
+        action.home.names.append((names, action.number))
+
+    def _name(self, name: Name, action: Action) -> None:
+        found = self._named.setdefault(name, action)
+        if isinstance(found, dict):
+            found[action.number] = action
+        elif found is not action:
+            self._named[name] = {found.number: found, action.number: action}
 
     def _remove(self, name: Name, number: int) -> None:
         found = self._named.get(name)
-        if found is not None:
+        if isinstance(found, dict):
             found.pop(number, None)
             if not found:
                 del self._named[name]
+        elif found is not None and found.number == number:
+            del self._named[name]
+
+
+def _history(key: bytes, action: Action) -> list[Name]:
+    return [("history", key), ("run", key, action.caller.runs[:1])]
 
 
 def _open_names(action: Action) -> Iterator[Name]:
@@ -141,9 +161,9 @@ def _is_retry(known: Action, caller: Caller, parent: int | None) -> bool:
 def _nearest(
     actions: Collection[Action], runs: Sequence[object], checkpoint_ns: str | None
 ) -> Action | None:
+    if len(actions) <= 1:
+        return next(iter(actions), None)
     found = list(actions)
-    if len(found) <= 1:
-        return found[0] if found else None
     place = (checkpoint_ns or "").split("|")
     near = [
         (_shared(a.caller.runs, runs), _shared((a.checkpoint_ns or "").split("|"), place))

@@ -47,7 +47,7 @@ class AssemblyStats:
     orphans: int = 0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Trail:
     """An open trajectory; `step` is its last one and `tip` that step's action.
 
@@ -59,12 +59,12 @@ class Trail:
     header: Trajectory
     step: Step
     tip: Action | None = None
-    names: list[tuple[Name, int]] = field(default_factory=list)
+    names: list[tuple[list[Name], int]] = field(default_factory=list)
     closed: bool = False
     size: int = 0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Action:
     """An action that was taken: its step as it was then, and the trajectory of each reply.
 

@@ -2,43 +2,46 @@
 
 Entry points of the group ``rwml.commands`` name a function; a dot in the name makes a group
 (``record.tau2`` is ``rwml record tau2``). So the sdk reaches no other package, and anybody can add
-a command. Exit codes: 0 done, 1 checked and found wanting, 2 wrong usage or missing extra,
-3 infrastructure.
+a command; environments bring theirs (see `rwml.cli.environments`). Exit codes: 0 done, 1 checked
+and found wanting, 2 wrong usage or missing extra, 3 infrastructure.
 """
 
 from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points, version
-from typing import Annotated, Any
+from importlib.metadata import entry_points, version
+from typing import Annotated
 
 import typer
 
-from rwml.errors import MissingExtraError, RwmlError
+from rwml.cli.environments import ENVIRONMENT_GROUPS
+from rwml.cli.plugins import load_or_explain, make_typer
+from rwml.errors import RwmlError
 
 ENTRY_POINT_GROUP = "rwml.commands"
 
 GROUP_HELP = {
-    "record": "Record trajectories of an agent on a benchmark.",
-    "eval": "Evaluate a model.",
+    "record": "Record trajectories of an agent in an environment.",
+    "eval": "Evaluate a model, or an agent in an environment.",
 }
 
 
 def build_app() -> typer.Typer:
     """The program with every installed command; one that cannot load says so when it is called."""
-    app = _typer("Learn a world model from the traffic of LLM agents, and serve it back.")
+    app = make_typer("Learn a world model from the traffic of LLM agents, and serve it back.")
     app.callback()(_program)
     groups: dict[str, typer.Typer] = {}
     for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda e: e.name):
         group, _, name = entry.name.rpartition(".")
         if group and group not in groups:
-            groups[group] = _typer(GROUP_HELP.get(group, ""))
-            app.add_typer(groups[group], name=group)
+            groups[group] = _add_group(app, group)
         parent = groups[group] if group else app
-        command, settings = _load(entry)
+        what = f"command {entry.name!r} ({entry.value})"
+        command, settings = load_or_explain(what, entry.load)
         parent.command(name=name, context_settings=settings)(command)
+    for group in sorted(ENVIRONMENT_GROUPS.keys() - groups.keys()):
+        _add_group(app, group)
     return app
 
 
@@ -52,6 +55,12 @@ def main() -> None:
     except Exception:  # noqa: BLE001 - a bug: exit code 1 would read as "found wanting"
         traceback.print_exc()
         sys.exit(RwmlError.exit_code)
+
+
+def _add_group(app: typer.Typer, name: str) -> typer.Typer:
+    made = make_typer(GROUP_HELP.get(name, ""), cls=ENVIRONMENT_GROUPS.get(name))
+    app.add_typer(made, name=name)
+    return made
 
 
 def _show_version(wanted: bool) -> None:
@@ -69,32 +78,3 @@ def _program(
     ] = False,
 ) -> None:
     """What comes before a command; the help text is the program's own."""
-
-
-def _typer(text: str) -> typer.Typer:
-    return typer.Typer(
-        help=text,
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-    )
-
-
-def _load(entry: EntryPoint) -> tuple[Callable[..., None], dict[str, Any]]:
-    try:
-        command = entry.load()
-        alone = _typer("")
-        alone.command()(command)
-        typer.main.get_command(alone)  # its parameters can be read
-        return command, {}
-    except Exception as error:  # noqa: BLE001 - one broken plug-in must not take the other commands with it
-        reason = RwmlError(f"command {entry.name!r} ({entry.value}) cannot be loaded: {error}")
-        failure = error if isinstance(error, MissingExtraError) else reason
-
-        def broken() -> None:
-            raise failure
-
-        broken.__doc__ = f"Broken: {error}"
-        # Whatever its arguments, the reason is the answer.
-        return broken, {"allow_extra_args": True, "ignore_unknown_options": True}

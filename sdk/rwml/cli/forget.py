@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rwml.catching_up import deliver_left
 from rwml.cli.output import JsonFlag, StoreOption, emit, printable
+from rwml.diagnosis import Spooled, count_spooled
 from rwml.exports import FORMATS
 from rwml.exports.rewriting import AffectedExport, find_exports, mark_forgotten, remove_rows
 from rwml.extras import require
 from rwml.lineage import Affected, find_affected
+from rwml.redaction import Redaction
+from rwml.spool import spool_folder
 from rwml.store import Forgotten, Store, Subject, open_store
+from rwml.store.erasure import other_keys
 from rwml.store.rows import as_key, from_key
 
 SHOWN_IDS = 10
@@ -23,6 +29,25 @@ NOT_ERASED = {
     None: "PostgreSQL's own log and backups may still hold the bytes: ask its administrator",
     False: "another process is reading the store, so its log still holds the bytes: run this again",
 }
+OTHER_KEYS = (
+    "pseudonyms of {number} other keys are in this store: who is behind them cannot be found from "
+    "here. Run this again as the user, or on the machine, that recorded them, or with their "
+    "RWML_KEY"
+)
+UNKNOWN_KEYS = (
+    "some pseudonyms are from an older rwml, which did not keep whose key made them: if other "
+    "users or machines recorded into this store, run this there too, or with their RWML_KEY"
+)
+WAITING = {
+    False: "{records} records wait on this machine's disk and were not searched: with --yes those "
+    "of processes that have ended are written first",
+    True: "{records} records wait on this machine's disk and were not searched: they belong to a "
+    "process that runs, or to another user. Run this again when they are written",
+}
+UNREADABLE = (
+    "{files} spool files on this machine's disk cannot be read: remove them ('rwml doctor' says "
+    "where they are)"
+)
 PARQUET_FORMATS = {name for name, spec in FORMATS.items() if spec.columns is not None}
 EXPORT_STATES = {
     "intact": "{rows} rows come from them: --exports writes it again without them",
@@ -62,7 +87,8 @@ def forget(
     Without --yes nothing is changed: the report says what would be. Exit code 1 when there is
     nothing to remove, or an export could not be written again. Exports of this store are named,
     and changed with --exports only; datasets and runs are named, not changed: build and train them
-    again. Run it again with --yes until it finds nothing, if agents were recording meanwhile.
+    again. What processes that ended left on this machine's disk for the store is written to it
+    first. Run it again with --yes until it finds nothing, if agents were recording meanwhile.
 
     Example: rwml forget --store sqlite:///rwml.db --match ann@example.org --dataset data --yes
     """
@@ -78,15 +104,25 @@ def forget(
         raise typer.Exit(1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Report:
-    """What was found, and what was done; `gone` is None where nothing was to be changed."""
+    """What was found, and what was done; `gone` is None where nothing was to be changed.
 
+    Attributes:
+        delivered: records that waited in the spool and were written first.
+        waiting: what was still there when the store was searched.
+        other_keys: see `rwml.store.erasure.other_keys`.
+    """
+
+    subject: Subject
     keys: list[str]
     total: int
     affected: list[Affected]
     files: list[AffectedExport]
     gone: Forgotten | None
+    delivered: int
+    waiting: Spooled
+    other_keys: int | None
 
     @property
     def ids(self) -> list[str]:
@@ -96,11 +132,14 @@ class _Report:
         named = {
             "datasets": [asdict(found) for found in self.affected],
             "exports": [asdict(file) for file in self.files],
+            "other_keys": self.other_keys,
+            "waiting_elsewhere": self.waiting.records,
+            "unreadable_files": self.waiting.unreadable,
         }
         if self.gone is None:
             return {"would_remove": len(self.keys), "ids": self.ids, **named}
         gone = {"removed": len(self.gone.keys), "steps": self.gone.steps}
-        return {**gone, "erased": self.gone.erased, **named}
+        return {**gone, "erased": self.gone.erased, "delivered": self.delivered, **named}
 
 
 def _forget(
@@ -113,6 +152,8 @@ def _forget(
     exports: bool,
     yes: bool,
 ) -> _Report:
+    delivered = deliver_left(opened) if yes else 0
+    waiting = count_spooled(spool_folder(opened))
     total, keys = opened.counts().trajectories, opened.find(subject)
     wanted = set(keys)
     if subject.trajectory is not None:  # an export may still have what the store has not
@@ -120,22 +161,30 @@ def _forget(
     # Looked up first: what cannot be read or written must not be found out too late.
     affected = [find_affected(folder, keys) for folder in folders]
     files = find_exports(url, wanted, more=copies)
-    if not yes:
-        return _Report(keys, total, affected, files, None)
-    if exports:  # before the store: should one fail, the same subject finds all of them again
+    if exports and yes:  # before the store: should one fail, the same subject finds all again
         if any(file.format in PARQUET_FORMATS for file in files):
             require("train", "pyarrow")
         files = [remove_rows(file, wanted) for file in files]
-    gone = opened.forget(subject)
-    if set(gone.keys) - wanted:  # recorded in between
+    gone = opened.forget(subject) if yes else None
+    if gone and set(gone.keys) - wanted:  # recorded in between
         wanted |= set(gone.keys)
         affected = [find_affected(folder, wanted) for folder in folders]
         files = [file for file in files if file.state == "rewritten"]
         files += find_exports(url, wanted, more=copies)
-    for file in files:
+    for file in files if yes else ():
         if file.state != "rewritten":
             mark_forgotten(file, wanted)
-    return _Report(keys, total, affected, files, gone)
+    return _Report(
+        subject=subject,
+        keys=keys,
+        total=total,
+        affected=affected,
+        files=files,
+        gone=gone,
+        delivered=delivered,
+        waiting=waiting,
+        other_keys=other_keys(opened),
+    )
 
 
 def _describe(report: _Report) -> str:
@@ -157,4 +206,20 @@ def _describe(report: _Report) -> str:
         lines.append(f"{one.folder}{of}: {one.rows} rows come from them{again}")
     for file in report.files:
         lines.append(f"{file.file}: {EXPORT_STATES[file.state].format(rows=file.rows)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_describe_unsearched(report)])
+
+
+def _describe_unsearched(report: _Report) -> Iterator[str]:
+    trajectory, number = report.subject.trajectory, report.other_keys
+    # Of an id that nothing is hidden of, no key matters.
+    if trajectory is None or Redaction().session(key=b"any").id(trajectory) != trajectory:
+        if number is None:
+            yield UNKNOWN_KEYS
+        elif number:
+            yield OTHER_KEYS.format(number=number)
+    if report.delivered:
+        yield f"{report.delivered} records that waited on this machine's disk were written first"
+    if report.waiting.records:
+        yield WAITING[report.gone is not None].format(records=report.waiting.records)
+    if report.waiting.unreadable:
+        yield UNREADABLE.format(files=report.waiting.unreadable)

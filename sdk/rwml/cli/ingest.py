@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rwml.cli.output import JsonFlag, StoreOption, emit
 from rwml.errors import UsageError
 from rwml.files import whole_file
-from rwml.ingest import LogFormat, Rejected, Summary, ingest_file, sniff
+from rwml.ingest import Rejected, Summary, ingest_file, known_formats, sniff
 from rwml.store import open_store
 from rwml.store.urls import store_files
 
@@ -28,11 +28,15 @@ def ingest(
     file: Annotated[Path, typer.Argument(help="JSON lines or a JSON document; may be gzipped.")],
     store: StoreOption,
     format: Annotated[
-        Literal["auto", "otel", "openinference", "langfuse", "langsmith", "openai-jsonl"],
-        typer.Option(help="otel and openinference: OTLP-JSON spans. auto: by the first records."),
+        str,
+        typer.Option(
+            help=f"One of {', '.join(known_formats())}; otel and openinference are OTLP-JSON "
+            f"spans. auto: by the first records."
+        ),
     ] = "auto",
     source: Annotated[
-        str | None, typer.Option(help="Source of the trajectories; default the format's name.")
+        str | None,
+        typer.Option(help="Source of the trajectories; default their own or the format's name."),
     ] = None,
     quarantine: Annotated[
         Path | None,
@@ -40,15 +44,15 @@ def ingest(
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Import OTel or OpenInference spans, Langfuse or LangSmith exports, or OpenAI chat JSONL.
+    """Import OTel or OpenInference spans, Langfuse or LangSmith exports, OpenAI chat JSONL, ...
 
     Importing a file again, or one that has grown, gives the same rows. Records that cannot be read
     are left out, counted, and named by line and reason. Exit code 1 when nothing could be imported.
 
     Example: rwml ingest traces.jsonl --store sqlite:///rwml.db
     """
-    _check(file, store, quarantine)
-    chosen: LogFormat = sniff(file) if format == "auto" else format
+    _check(file, store, quarantine, format)
+    chosen = sniff(file) if format == "auto" else format
     with open_store(store) as opened, _quarantine(quarantine) as rejected, _bar(file) as moved:
         found = ingest_file(
             file, opened, format=chosen, source=source, moved=moved, rejected=rejected
@@ -60,7 +64,10 @@ def ingest(
         raise typer.Exit(1)
 
 
-def _check(file: Path, store: str, quarantine: Path | None) -> None:
+def _check(file: Path, store: str, quarantine: Path | None, format: str) -> None:
+    if format != "auto" and format not in known_formats():
+        known = ", ".join(("auto", *known_formats()))
+        raise UsageError(f"no format {format!r}: use one of {known}")
     if not file.is_file():
         raise UsageError(f"no file {file}: name one that holds the logs")
     if quarantine is None:

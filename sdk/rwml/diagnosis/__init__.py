@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from rwml.diagnosis.contents import look_at_contents
 from rwml.diagnosis.findings import Finding, Status
 from rwml.diagnosis.machine import (
+    Spooled,
     count_spooled,
     find_versions,
     look_at_environment,
+    look_at_keys,
     look_at_spool,
     look_at_sqlite,
     look_at_versions,
@@ -22,6 +24,7 @@ from rwml.store import Counts, Store
 
 __all__ = [
     "Finding",
+    "Spooled",
     "Status",
     "count_spooled",
     "diagnose",
@@ -48,5 +51,6 @@ def diagnose(
         *look_at_sqlite(store),
         *look_at_environment(store.url, environ, is_empty=not counts.transitions),
         *look_at_spool(store),
+        *look_at_keys(store),
         *look_at_contents(store, counts),
     ]

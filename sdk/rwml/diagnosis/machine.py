@@ -5,18 +5,21 @@ What another process was told it cannot know: the environment is that of this on
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 from rwml.diagnosis.findings import Finding, Status
 from rwml.errors import StoreError, UsageError
 from rwml.settings import from_environment
 from rwml.spool import spool_folder
 from rwml.store import Store
+from rwml.store.erasure import other_keys
 from rwml.store.urls import parse_url, shown_url
 
 PACKAGES = ("rwml", "langgraph", "langchain-core", "langchain", "litellm")
@@ -26,6 +29,8 @@ COMPROMISED = {"litellm": ("1.82.7", "1.82.8")}
 """Releases that were compromised."""
 SQLITE_DEFECT = ((3, 7, 0), (3, 51, 2))
 """First and last SQLite that can corrupt a file when two connections reset its log at once."""
+
+_HAS_BATCHES = "select 1 from sqlite_master where name = 'batches'"
 
 
 def find_versions() -> dict[str, str | None]:
@@ -113,17 +118,31 @@ def look_at_environment(
         yield Finding("opt_outs", "ok", text)
 
 
-def count_spooled(folder: Path) -> int:
-    """How many records wait in a spool folder; files that cannot be read count as none."""
-    total = 0
+class Spooled(NamedTuple):
+    """What waits in a spool folder.
+
+    Attributes:
+        records: how many, in the files that can be read.
+        unreadable: files that cannot: they are damaged, or a process was killed while it wrote;
+            then a recorder repairs them.
+    """
+
+    records: int
+    unreadable: int
+
+
+def count_spooled(folder: Path) -> Spooled:
+    """Counts what waits in a spool folder; nothing is changed."""
+    total = unreadable = 0
     for file in sorted(folder.glob("*.spool")):
         try:
             with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as connection:
-                query = "select coalesce(sum(records), 0) from batches"
-                total += int(connection.execute(query).fetchone()[0])
-        except sqlite3.Error:  # being made, or being written
-            continue
-    return total
+                if connection.execute(_HAS_BATCHES).fetchone():  # else it is being made
+                    query = "select coalesce(sum(records), 0) from batches"
+                    total += int(connection.execute(query).fetchone()[0])
+        except sqlite3.Error:
+            unreadable += file.exists()  # or it was delivered meanwhile
+    return Spooled(total, unreadable)
 
 
 def look_at_sqlite(store: Store) -> Iterator[Finding]:
@@ -144,13 +163,42 @@ def look_at_sqlite(store: Store) -> Iterator[Finding]:
 def look_at_spool(store: Store) -> Iterator[Finding]:
     """Whether records wait on the disk for the store."""
     folder = spool_folder(store)
-    waiting = count_spooled(folder)
+    waiting, unreadable = count_spooled(folder)
+    if unreadable:
+        yield Finding(
+            "spool_files",
+            "warning",
+            f"{unreadable} files in {folder} cannot be read",
+            "start an agent that records into this store; what it does not repair, remove",
+        )
     if waiting:
         yield Finding(
             "spool",
             "warning",
             f"{waiting} records wait in {folder}: the store was away when they came",
             "start an agent that records into this store: its recorder writes them first",
+        )
+
+
+def look_at_keys(store: Store) -> Iterator[Finding]:
+    """Whether other users or machines, with other keys, made pseudonyms in the store."""
+    number = 0
+    with contextlib.suppress(UsageError):  # the key in the environment: settings tell of it
+        number = other_keys(store)
+    if number is None:
+        yield Finding(
+            "keys",
+            "ok",
+            "some pseudonyms are from an older rwml, which did not keep whose key made them: "
+            "'rwml forget' finds who is behind those only with that key",
+        )
+    elif number:
+        yield Finding(
+            "keys",
+            "warning",
+            f"{number} other keys made pseudonyms in this store: from here 'rwml forget' does not "
+            "find who is behind those, and conversations do not go on from one key to another",
+            "set the same RWML_KEY for everybody who records into this store; forget with each key",
         )
 
 

@@ -4,8 +4,16 @@ Readers turn records into completions and tool results; `rwml.assemble` rebuilds
 what cannot be read is counted with its place and a reason, never with its text.
 """
 
-from rwml.ingest.formats import LogFormat, sniff
+from rwml.ingest.formats import LogFormat, known_formats, sniff
 from rwml.ingest.importing import Summary, ingest_file
-from rwml.ingest.items import Rejected
+from rwml.ingest.items import FileFormat, Rejected
 
-__all__ = ["LogFormat", "Rejected", "Summary", "ingest_file", "sniff"]
+__all__ = [
+    "FileFormat",
+    "LogFormat",
+    "Rejected",
+    "Summary",
+    "ingest_file",
+    "known_formats",
+    "sniff",
+]

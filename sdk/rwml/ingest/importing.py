@@ -11,17 +11,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from rwml.assemble import Assembler, Completion, Hasher
 from rwml.assemble.ordering import in_order
-from rwml.ingest.formats import LogFormat, reader_of, sniff
-from rwml.ingest.items import Conversation, Found, Record, Rejected, Skipped, ToolRun
+from rwml.ingest.formats import is_ours, load_format, reader_of, sniff
+from rwml.ingest.items import Conversation, Found, Rejected, Skipped, ToolRun
 from rwml.ingest.records import read_records
 from rwml.ingest.results import ToolResults
 from rwml.ingest.writing import Writer
 from rwml.schema import Message, Step, Trajectory
 from rwml.store import Store
 from rwml.trajectory_recorder import complete_step
+
+Counted = TypeVar("Counted")
 
 WINDOW = 256
 """Completions that are held to be put in order of time (ours)."""
@@ -49,7 +52,7 @@ class Summary:
         records: lines, or elements of a document, that were read.
         completions: model calls that were read; of these `failed` had no answer, `duplicates` were
             there before, `nested` were seen a second time from inside another call.
-        conversations: whole conversations that were read.
+        conversations: whole conversations, or episodes, that were read.
         tool_results: records of tools.
         skipped: records of other things.
         trajectories: that the file holds, whether they were in the store before or not.
@@ -63,7 +66,7 @@ class Summary:
         rejects: the first of them, each with place and reason.
     """
 
-    format: LogFormat
+    format: str
     source: str
     records: int = 0
     completions: int = 0
@@ -89,7 +92,7 @@ def ingest_file(
     path: Path,
     store: Store,
     *,
-    format: LogFormat | None = None,
+    format: str | None = None,
     source: str | None = None,
     moved: Callable[[int], object] | None = None,
     rejected: Callable[[Rejected], object] | None = None,
@@ -100,19 +103,23 @@ def ingest_file(
         path: of the file, plain or compressed by gzip.
         store: where the trajectories go.
         format: of the file; None to find out.
-        source: of the trajectories; None for the format's name.
+        source: of the trajectories; None for the format's name, or their own where they have one.
         moved: is told the progress, in bytes of the file.
         rejected: is told of each record that could not be imported.
 
     Raises:
         UsageError: the file cannot be read, or its format is not known.
-        MissingExtraError: it is a large document, and ``rwml[ingest]`` is not installed.
+        MissingExtraError: it is a large document and ``rwml[ingest]`` is not installed, or its
+            format needs a package that is not.
         StoreError: the store cannot be written.
     """
     chosen = format or sniff(path)
     summary = Summary(format=chosen, source=source or chosen)
-    work = _Import(store, summary, rejected or _nothing)
-    work.take(reader_of(chosen)(_counted(read_records(path, moved=moved), summary)))
+    work = _Import(store, summary, rejected or _nothing, source=source)
+    if is_ours(chosen):
+        work.take(reader_of(chosen)(_counted(read_records(path, moved=moved), summary)))
+    else:
+        work.take(_counted(load_format(chosen).read(path, moved or _nothing), summary))
     return summary
 
 
@@ -125,9 +132,15 @@ class _Import:
     """One import in progress."""
 
     def __init__(
-        self, store: Store, summary: Summary, rejected: Callable[[Rejected], object]
+        self,
+        store: Store,
+        summary: Summary,
+        rejected: Callable[[Rejected], object],
+        *,
+        source: str | None,
     ) -> None:
         self._summary = summary
+        self._source = source
         self._rejected = rejected
         self._results = ToolResults()
         self._closing: list[str] = []
@@ -185,7 +198,11 @@ class _Import:
                 self._results.add(item)
             elif isinstance(item, Conversation):
                 summary.conversations += 1
-                self._add(item)
+                self._add(self._to_trajectory(item))
+            elif isinstance(item, Trajectory):
+                summary.conversations += 1
+                is_named = self._source is not None
+                self._add(item.model_copy(update={"source": self._source}) if is_named else item)
             elif isinstance(item, Skipped):
                 summary.skipped += 1
             else:
@@ -209,10 +226,12 @@ class _Import:
             _remember(self._calls, name, KEPT_CALLS)
         return False
 
-    def _add(self, conversation: Conversation) -> None:
-        trajectory = to_trajectory(
+    def _to_trajectory(self, conversation: Conversation) -> Trajectory:
+        return to_trajectory(
             conversation, hasher=self._assembler.hasher, source=self._summary.source
         )
+
+    def _add(self, trajectory: Trajectory) -> None:
         if trajectory.id in self._seen:
             self._summary.duplicates += 1
             return
@@ -274,7 +293,7 @@ class _Pool:
         return message
 
 
-def _counted(records: Iterable[Record | Rejected], summary: Summary) -> Iterator[Record | Rejected]:
+def _counted(records: Iterable[Counted], summary: Summary) -> Iterator[Counted]:
     for record in records:
         summary.records += 1
         yield record
@@ -287,5 +306,5 @@ def _remember(known: OrderedDict[str, None], name: str, kept: int) -> None:
         known.popitem(last=False)
 
 
-def _nothing(item: Rejected) -> None:
+def _nothing(item: object) -> None:
     """Nobody wants to know."""

@@ -1,4 +1,4 @@
-"""What a reader of logs makes of a file: model calls, tool results, conversations, and rejects.
+"""What a reader of logs makes of a file: model calls, tool results, whole episodes, and rejects.
 
 Plain values without behaviour. A reject names its place and a reason, never the record's text: the
 text is somebody's traffic and may be what made the record unreadable.
@@ -6,15 +6,16 @@ text is somebody's traffic and may be what made the record unreadable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 
 from pydantic import JsonValue
 
 from rwml.assemble import Completion
 from rwml.errors import SchemaError
-from rwml.schema import Message, Tool
+from rwml.schema import Message, Tool, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +83,24 @@ class Conversation:
     failed_calls: frozenset[str] = frozenset()
 
 
-Found = Completion | ToolRun | Conversation | Skipped | Rejected
-"""What a reader yields."""
+Found = Completion | ToolRun | Conversation | Trajectory | Skipped | Rejected
+"""What a reader yields; a trajectory is taken as it is, with its own id and source."""
 Reader = Callable[[Iterable[Record | Rejected]], Iterator[Found]]
 """Reads one format: records in, what they hold out. It raises nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFormat:
+    """A format that another package brings, by an entry point of the group ``rwml.formats``.
+
+    Attributes:
+        read: reads a whole file; is given what to tell the progress to, in bytes of the file. It
+            raises a `UsageError` where nothing of the file can be read, and rejects what cannot.
+        recognises: whether a document, or the first record of a file, is in this format.
+    """
+
+    read: Callable[[Path, Callable[[int], object]], Iterator[Found]]
+    recognises: Callable[[Mapping[str, JsonValue]], bool]
 
 
 def read_each(

@@ -94,7 +94,7 @@ class Redaction:
         Args:
             key: of the digests of values, 1 to 64 bytes; a store has one.
             known: pseudonyms by digest that the trajectory has already (see
-                `RedactionSession.new_names`), or what brings them when the first is needed.
+                `RedactionSession.used_names`), or what brings them when the first is needed.
             report: told of everything that is hidden.
 
         Raises:

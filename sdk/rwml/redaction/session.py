@@ -98,7 +98,7 @@ class RedactionSession:
         self._key = key
         self._known = known
         self._names: dict[bytes, str] | None = None
-        self._new: dict[bytes, str] = {}
+        self._used: dict[bytes, str] = {}
         self._numbers = _Numbers({})
         self._report = report
         self._cleaner = self._make_cleaner(self._name)
@@ -135,13 +135,15 @@ class RedactionSession:
             return body
         return self._safely(lambda: self._json(body, model))
 
-    def new_names(self) -> dict[bytes, str]:
-        """Digests and pseudonyms that were made since this was called last, to be stored.
+    def used_names(self) -> dict[bytes, str]:
+        """Digests and pseudonyms that were used since this was called last, to be stored.
 
-        A digest is BLAKE2b of 16 bytes, with the session's key, of the kind and the value.
+        All of them, not only new ones: those of before may have been forgotten with what they
+        stood in. A digest is BLAKE2b of 16 bytes, with the session's key, of the kind and the
+        value.
         """
-        new, self._new = self._new, {}
-        return new
+        used, self._used = self._used, {}
+        return used
 
     def may_hold(self, text: str) -> bool:
         """See `rwml.redaction.records.Hider`."""
@@ -222,7 +224,8 @@ class RedactionSession:
         if name is None:
             number = self._numbers.last.get(kind, 0) + 1
             self._numbers.last[kind] = number
-            name = self._names[digest] = self._new[digest] = f"<{kind}_{number}>"
+            name = self._names[digest] = f"<{kind}_{number}>"
+        self._used[digest] = name
         return name
 
     def _digest(self, kind: str, value: str) -> bytes:

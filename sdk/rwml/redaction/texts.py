@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from rwml.content import well_formed
+from rwml.content import join, well_formed
 from rwml.redaction.detectors import Detector, detect
 from rwml.redaction.edits import PLACEHOLDER, Edit, apply_edits, compose
 from rwml.redaction.folding import fold_edits
@@ -89,7 +89,7 @@ class TextCleaner:
             for start, end, edits in self._pieces(text, allowed):
                 parts.append(apply_edits(text, edits, start, end))
                 is_changed = is_changed or bool(edits)
-            return "".join(parts) if is_changed else text
+            return join(parts) if is_changed else text
         if not text.isascii():
             text = well_formed(text)
         edits = self.edits(text, allowed=allowed)
@@ -225,7 +225,7 @@ def _well_formed_in_pieces(text: str) -> str:
     pieces = [text[start : start + PIECE_CHARS] for start in starts]
     clean = [well_formed(piece) for piece in pieces]
     same = all(new is old for new, old in zip(clean, pieces, strict=True))
-    return text if same else "".join(clean)
+    return text if same else join(clean)
 
 
 def _whole(text: str, edit: Edit) -> int:

@@ -57,6 +57,7 @@ class NameRow(NamedTuple):
     trajectory_id: str
     digest: bytes
     name: str
+    key_check: bytes | None = None
 
 
 @dataclass
@@ -182,7 +183,7 @@ def write_batch(connection: Connection, batch: Batch) -> None:
         cuts = [{"key": key, "length": length} for key, length in sorted(batch.cuts.items())]
         connection.execute(sa.delete(steps).where(beyond), cuts)
     _upsert(connection, steps, batch.steps, keys=3)
-    _upsert(connection, pseudonyms, batch.names, keys=2)
+    _upsert(connection, pseudonyms, list(dict.fromkeys(batch.names)), keys=2)
     if batch.touched:
         mine = trajectories.c.id == sa.bindparam("key")
         later = sa.update(trajectories).where(mine).values(recorded_at=sa.bindparam("moment"))
@@ -269,7 +270,8 @@ def _or_update(statement: Any, table: sa.Table) -> Any:
     """Completes an INSERT of either database: what is new replaces a row of the same key.
 
     But an action that waits for its answer does not replace one that has it: another process
-    completed it meanwhile. Recordings by hand, whose steps have no digest, do.
+    completed it meanwhile. Recordings by hand, whose steps have no digest, do. A pseudonym comes
+    with every record that uses it, and is mostly there.
     """
     new = statement.excluded
     keys = [column.name for column in table.primary_key]
@@ -278,4 +280,6 @@ def _or_update(statement: Any, table: sa.Table) -> Any:
     if table is steps:
         # As text: the values of an IN would become parameters of their own.
         where = sa.or_(new.digest.is_(None), sa.text("steps.status NOT IN ('ok', 'error')"))
+    elif table is pseudonyms:
+        where = sa.or_(table.c.name != new.name, table.c.key_check.is_(None))
     return statement.on_conflict_do_update(index_elements=keys, set_=values, where=where)

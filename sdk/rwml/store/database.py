@@ -28,6 +28,7 @@ from rwml.store.batches import Batch, drop_outdated, header_row, step_row, write
 from rwml.store.erasure import Forgotten, Subject, find_subject, remove, scrub
 from rwml.store.failures import first_line, is_out_of_reach
 from rwml.store.keys import store_key
+from rwml.store.locking import EAGER_S, LOCK_TIMEOUT_S, make_lock, turn
 from rwml.store.lookups import Pending, claim, conditions, find_pending, steps_of
 from rwml.store.migrations import MIGRATIONS, migrate
 from rwml.store.rows import PAGE, as_key, load
@@ -41,13 +42,6 @@ from rwml.store.tables import (
 )
 from rwml.store.urls import shown_url
 
-LOCK_TIMEOUT_S = 60.0
-"""How long a write waits for another process's write before it fails (ours)."""
-EAGER_S = 1.0
-"""The same for a recorder that opens its store: the program that starts must not wait (ours)."""
-LOCK_POLL_S = 0.005
-"""How often a writer that waits looks for the lock. A lock file knows no queue: who looks rarely is
-starved by who looks often (ours)."""
 FORK_TIMEOUT_S = 5.0
 """How long a fork waits for a write or read that is under way in another thread (ours)."""
 SERVER_FORK_TIMEOUT_S = 0.5
@@ -95,8 +89,8 @@ class Store:
             StoreError: the store is newer than this rwml, or is no rwml store.
         """
         # In turn with others: a half-made store must not look like somebody else's.
-        turn = self._turn(patience_s) if create else contextlib.nullcontext()
-        with self._errors("open"), turn:
+        wait = turn(self._lock, patience_s) if create else contextlib.nullcontext()
+        with self._errors("open"), wait:
             tables = set(sa.inspect(self._engine).get_table_names())
             if schema_info.name not in tables:
                 self._make_tables(tables, create=create)
@@ -277,7 +271,7 @@ class Store:
             keys = find_subject(connection, subject, self.key)
             return keys, remove(connection, keys)
 
-        with self._errors("write to"), self._turn(LOCK_TIMEOUT_S):
+        with self._errors("write to"), turn(self._lock, LOCK_TIMEOUT_S):
             keys, number = self._transact(work)
             with self._errors("erase what was removed from"), self._open():
                 return Forgotten(keys=tuple(keys), steps=number, erased=scrub(self._engine))
@@ -337,7 +331,7 @@ class Store:
     def _close_connections(self, timeout_s: float) -> None:
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):  # nobody can write here: closing is harmless
-                stack.enter_context(self._turn(timeout_s))
+                stack.enter_context(turn(self._lock, timeout_s))
             self._engine.dispose()
 
     def _before_fork(self) -> None:
@@ -374,7 +368,7 @@ class Store:
 
     @contextlib.contextmanager
     def _writing(self, patience_s: float = LOCK_TIMEOUT_S) -> Iterator[Connection]:
-        with self._open(), self._turn(patience_s), self._engine.begin() as connection:
+        with self._open(), turn(self._lock, patience_s), self._engine.begin() as connection:
             if self._lock:  # the driver would begin at the first INSERT, after what we read
                 connection.exec_driver_sql(f"PRAGMA busy_timeout={int(patience_s * 500)}")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -382,14 +376,6 @@ class Store:
                 limit = f"SET LOCAL lock_timeout = {int(patience_s * 1000)}"
                 connection.exec_driver_sql(limit)
             yield connection
-
-    @contextlib.contextmanager
-    def _turn(self, patience_s: float) -> Iterator[None]:
-        if self._lock is None:
-            yield
-        else:
-            with self._lock.acquire(timeout=patience_s, poll_interval=LOCK_POLL_S):
-                yield
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -407,8 +393,3 @@ class Store:
         except (SQLAlchemyError, OSError) as error:
             kind = StoreUnavailableError if is_out_of_reach(error) else StoreError
             raise kind(f"cannot {doing} {self.url}: {first_line(error)}") from error
-
-
-def make_lock(file: str) -> FileLock:
-    """The lock that writers of a SQLite file take their turns by."""
-    return FileLock(file, timeout=LOCK_TIMEOUT_S, mode=0o600)

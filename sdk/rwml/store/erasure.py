@@ -9,7 +9,7 @@ import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
@@ -17,8 +17,12 @@ from sqlalchemy.engine import Connection, Engine
 from rwml.errors import UsageError
 from rwml.redaction import Redaction
 from rwml.schema import Step, Trajectory
+from rwml.store.keys import find_key, key_check
 from rwml.store.rows import as_key, load, read_pages
 from rwml.store.tables import pseudonyms, steps, trajectories
+
+if TYPE_CHECKING:
+    from rwml.store.database import Store
 
 CHUNK = 500
 """Keys of one DELETE: below every database's limit of parameters (ours)."""
@@ -78,26 +82,50 @@ class Forgotten:
 def find_subject(connection: Connection, subject: Subject, key: bytes) -> list[str]:
     """Keys of the trajectories that hold the subject, in order; steps without one included.
 
-    A subject that was redacted is found by what stands for it.
+    A subject that was redacted is found by what stands for it, if this key made that: see
+    `other_keys`.
 
     Args:
         key: of the store, with which the digests of redacted values were made.
     """
+    text = subject.trajectory or subject.match or subject.thread or ""
+    forms = {text, Redaction().session(key=key).id(text)}  # as it is, and as an id that is hidden
     if subject.trajectory is not None:
-        stored = Redaction().session(key=key).id(subject.trajectory)
-        keys = {as_key(subject.trajectory), as_key(stored)}
+        keys = {as_key(form) for form in forms}
         mine = [trajectories.c.id.in_(keys), steps.c.trajectory_id.in_(keys)]
         return sorted(_keys(connection, *mine))
     if subject.match is not None:
-        found = set(_keys(connection, *_holding(connection, subject.match)))
-        return sorted(found | set(_with_pseudonyms(connection, subject.match, key)))
-    thread = subject.thread or ""
-    found = _of_thread(connection, thread)
+        found = {k for form in forms for k in _keys(connection, *_holding(connection, form))}
+        return sorted(found | set(_with_pseudonyms(connection, text, key)))
+    thread = text
+    found = {k for form in forms for k in _of_thread(connection, form)}
     for owner, names in _with_pseudonyms(connection, thread, key).items():
         hidden = Redaction().session(key=key, known=names).text(thread)
         if owner in _of_thread(connection, hidden, trajectories.c.id == owner):
             found.add(owner)
     return sorted(found)
+
+
+def other_keys(store: Store) -> int | None:
+    """How many other keys made pseudonyms in a store: behind those nothing can be found here.
+
+    Returns:
+        None where an older rwml made some, which did not keep whose they are.
+
+    Raises:
+        StoreError: the store cannot be read.
+        UsageError: the key in the environment is too short.
+    """
+    mine = None
+    with contextlib.suppress(OSError):  # one that cannot be read made nothing that we know of
+        mine = find_key(store.parsed_url)
+    with store._reading() as connection:
+        query = sa.select(pseudonyms.c.key_check).distinct()
+        checks = connection.execute(query).scalars().all()
+    if None in checks:
+        return None
+    found = {bytes(check) for check in checks}
+    return len(found - {key_check(mine)} if mine else found)
 
 
 def remove(connection: Connection, keys: Iterable[str]) -> int:
@@ -173,7 +201,7 @@ def _with_pseudonyms(connection: Connection, text: str, key: bytes) -> dict[str,
     """Trajectories in which all personal data of a text has a pseudonym, with these names."""
     session = Redaction().session(key=key)
     session.text(text)
-    wanted = list(session.new_names())
+    wanted = list(session.used_names())
     if not wanted:
         return {}
     query = sa.select(pseudonyms).where(pseudonyms.c.digest.in_(wanted))

@@ -25,6 +25,8 @@ KEY_VARIABLE = "RWML_KEY"
 KEY_BYTES = 32
 MIN_CHARS = 16
 """A shorter text in the environment could be guessed (ours)."""
+CHECK_BYTES = 8
+"""Enough to tell keys apart, by what says nothing about them (ours)."""
 
 
 def store_key(url: sa.URL) -> bytes:
@@ -41,17 +43,8 @@ def store_key(url: sa.URL) -> bytes:
     Raises:
         UsageError: the text in the environment is too short.
     """
-    text = os.environ.get(KEY_VARIABLE)
-    if text:
-        if len(text) < MIN_CHARS:
-            raise UsageError(
-                f"{KEY_VARIABLE} must have {MIN_CHARS} characters or more: set it to the output "
-                f"of 'openssl rand -hex 32', say"
-            )
-        return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES, person=b"rwml-key").digest()
-    path = key_file(url)
     try:
-        return _read(path) or _make(path)
+        return find_key(url) or _make(key_file(url))
     except OSError as error:
         logger.warning(
             "rwml: the store's key cannot be kept (%s): conversations are not continued across "
@@ -60,6 +53,29 @@ def store_key(url: sa.URL) -> bytes:
             KEY_VARIABLE,
         )
         return secrets.token_bytes(KEY_BYTES)
+
+
+def find_key(url: sa.URL) -> bytes | None:
+    """As `store_key`, but None where there is none yet.
+
+    Raises:
+        UsageError: the text in the environment is too short.
+        OSError: the file cannot be read, or holds no key.
+    """
+    text = os.environ.get(KEY_VARIABLE)
+    if not text:
+        return _read(key_file(url))
+    if len(text) < MIN_CHARS:
+        raise UsageError(
+            f"{KEY_VARIABLE} must have {MIN_CHARS} characters or more: set it to the output "
+            f"of 'openssl rand -hex 32', say"
+        )
+    return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES, person=b"rwml-key").digest()
+
+
+def key_check(key: bytes) -> bytes:
+    """What a store keeps of a key, to tell which one made a pseudonym."""
+    return hashlib.blake2b(b"rwml key", digest_size=CHECK_BYTES, key=key).digest()
 
 
 def key_file(url: sa.URL) -> Path:

@@ -51,7 +51,13 @@ def _to_2(connection: Connection) -> None:
     connection.execute(now, {"now": time.time()})  # since when nobody knows: kept for longest
 
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(2, _to_2),)
+def _to_3(connection: Connection) -> None:
+    """Which key made a pseudonym; of those that are there already nobody knows."""
+    binary = "BYTEA" if connection.dialect.name == "postgresql" else "BLOB"
+    connection.exec_driver_sql(f"ALTER TABLE pseudonyms ADD COLUMN key_check {binary}")
+
+
+MIGRATIONS: tuple[Migration, ...] = (Migration(2, _to_2), Migration(3, _to_3))
 """In order of version."""
 
 

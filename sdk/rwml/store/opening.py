@@ -17,7 +17,8 @@ from sqlalchemy import event
 from sqlalchemy.exc import NoSuchModuleError
 
 from rwml.errors import MissingExtraError, StoreError, StoreUnavailableError
-from rwml.store.database import EAGER_S, LOCK_TIMEOUT_S, Store, make_lock
+from rwml.store.database import Store
+from rwml.store.locking import EAGER_S, LOCK_TIMEOUT_S, make_lock
 from rwml.store.urls import parse_url
 
 logger = logging.getLogger("rwml")

@@ -20,7 +20,7 @@ from sqlalchemy import (
     Text,
 )
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 """Version of the tables below; stored in the database and checked at opening."""
 
 metadata = MetaData()
@@ -73,4 +73,5 @@ pseudonyms = Table(
     Column("trajectory_id", _KEY, primary_key=True),
     Column("digest", LargeBinary, primary_key=True),  # keyed: of the value that it stands for
     Column("name", String, nullable=False),
+    Column("key_check", LargeBinary),  # of the key behind the digest; NULL where it was not kept
 )

@@ -1,4 +1,4 @@
-"""Fakes and builders for tests of rwml, and of code that uses it.
+"""Fakes, builders and contracts for tests of rwml, and of code that uses it.
 
 Stores and encoders are real where they can be: a `memory_store` is SQLite in a temporary folder.
 The scripted chat model needs `langchain-core` and is loaded when it is first asked for.
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rwml.extras import require
 from rwml.testing.encoders import BagOfWordsEncoder
+from rwml.testing.environments import check_environment
 from rwml.testing.recording import recorded
 from rwml.testing.server import OpenAIServer
 from rwml.testing.stores import FaultyStore, MemoryStore, fail_on, memory_store
@@ -23,6 +24,7 @@ __all__ = [
     "OpenAIServer",
     "ScriptedChatModel",
     "TrajectoryBuilder",
+    "check_environment",
     "fail_on",
     "make_trajectory",
     "memory_store",

@@ -18,7 +18,7 @@ from langchain_core.messages import (
 )
 from langchain_core.runnables import RunnableLambda
 
-from rwml_adapters.tau2.tools_as_text import (
+from rwml_adapters.tools_as_text import (
     ToolsAsText,
     parse_reply,
     render_call,
