@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from datasets import Dataset, disable_progress_bars
+from pydantic import JsonValue
 from tests.benchmarks.measure import Result, rates
 from tests.benchmarks.reading import fill_store, run_script
 
@@ -120,7 +121,7 @@ def _fill(store: Store) -> int:
         f"user to confirm (yes); then call the tool once."
         for line in range(POLICY_LINES)
     )
-    properties = {
+    properties: dict[str, JsonValue] = {
         name: {"type": "string", "description": f"The {name} of the order, such as '#W{n}417'."}
         for n, name in enumerate(("order_id", "user_id", "item_ids", "reason", "payment"))
     }
