@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,11 +38,11 @@ def whole_file(path: Path, *, mode: int = 0o600) -> Iterator[Path]:
     try:
         temporary.touch(mode=mode, exist_ok=False)
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 @contextmanager
@@ -57,9 +57,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for path in temporary.iterdir():
-            _sync(path)
-        _sync(temporary)
+        for path in temporary.rglob("*"):
+            sync(path)
+        sync(temporary)
         if folder.exists():
             folder.rename(former)
         try:
@@ -68,7 +68,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             if former.exists():
                 former.rename(folder)
             raise
-        _sync(folder.parent)
+        sync(folder.parent)
         shutil.rmtree(former, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -80,7 +80,18 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def folder_sha256(folder: Path, *, suffixes: Collection[str]) -> str:
+    """SHA-256 of the names and contents of a folder's files with these suffixes, as hex."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix in suffixes:
+            place = path.relative_to(folder).as_posix()
+            digest.update(f"{place}\0{file_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from tests.benchmarks.alfworld import alfworld_speed
 from tests.benchmarks.assembling import assemble_vs_naive
+from tests.benchmarks.building import build_rows_per_s_vs_map, build_stream_mib
 from tests.benchmarks.ingesting import ingest_log_vs_naive
 from tests.benchmarks.measure import Result
 from tests.benchmarks.overhead import recorder_overhead
 from tests.benchmarks.pooling import alfworld_pool_2proc_vs_1
 from tests.benchmarks.reading import read_stream_mib
 from tests.benchmarks.recording import ingest_redacted_vs_sqlite3, ingest_rows_vs_sqlite3
-from tests.benchmarks.rewarding import reward_vs_naive
+from tests.benchmarks.rewarding import reward_vs_encode, reward_vs_naive
 from tests.benchmarks.tau2 import record_overhead_share, tau2_task_vs_stock
 
 from rwml.cli.output import say
@@ -27,6 +28,9 @@ BENCHMARKS = (
     assemble_vs_naive,
     ingest_log_vs_naive,
     reward_vs_naive,
+    reward_vs_encode,
+    build_rows_per_s_vs_map,
+    build_stream_mib,
     alfworld_speed,
     alfworld_pool_2proc_vs_1,
     tau2_task_vs_stock,

@@ -13,6 +13,10 @@ history = 1
 max_prompt_tokens = 1500
 max_target_tokens = 400
 validation_share = 0.25
+held_out_share = 0.0
+
+[filter]
+enabled = false
 
 [reward]
 encoder = "all-minilm-l6-v2"

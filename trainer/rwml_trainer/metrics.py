@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from transformers import TrainerCallback
 
 from rwml.cli.output import Advance, progress
+from rwml.files import whole_file
 
 
 class MetricsCallback(TrainerCallback):
@@ -36,17 +37,33 @@ class MetricsCallback(TrainerCallback):
 
 
 @contextmanager
-def watched(path: Path, *, stage: str, label: str, steps: int) -> Iterator[MetricsCallback]:
+def watched(
+    path: Path, *, stage: str, label: str, steps: int, done: int = 0
+) -> Iterator[MetricsCallback]:
     """A callback for a training of `steps` steps, with a progress bar on stderr.
 
-    Lines that an interrupted try of the same stage left in the file are dropped.
+    Args:
+        path: of the metrics file. Lines of this stage after `done`, which an interrupted try
+            left there, are dropped, and so is a line that was cut.
+        stage: part of each line.
+        label: of the progress bar.
+        steps: of the whole stage.
+        done: steps that a checkpoint already holds.
     """
     if path.is_file():
-        kept = [
-            line
-            for line in path.read_text(encoding="utf-8").splitlines()
-            if json.loads(line)["stage"] != stage
-        ]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+        kept = [line for line in kept if _holds(line, stage, done)]
+        with whole_file(path, mode=0o666) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     with progress(label, total=steps) as advance:
+        for _ in range(done):
+            advance("resumed")
         yield MetricsCallback(path, stage=stage, advance=advance)
+
+
+def _holds(line: str, stage: str, done: int) -> bool:
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return False
+    return values["stage"] != stage or values["step"] <= done

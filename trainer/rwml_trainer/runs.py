@@ -4,6 +4,7 @@
       started.json      what the training was told, written first
       run.json          written last, so that its presence means that the run is whole
       metrics.jsonl     one line per training step
+      checkpoints/      of an unfinished run, what --resume goes on from
       warm_start/       LoRA adapter after the warm start (only where there was one)
       lora_adapter/     LoRA adapter after GRPO, safetensors
 
@@ -19,10 +20,12 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from rwml.errors import ModelError
 from rwml.files import write_json
+from rwml_trainer.encoders import EncoderMark
 
 MANIFEST = "run.json"
 STARTED = "started.json"
 METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
 Stage = Literal["warm_start", "trained"]
 FOLDERS: dict[Stage, str] = {"warm_start": "warm_start", "trained": "lora_adapter"}
 
@@ -37,8 +40,9 @@ class Run(BaseModel):
         rewards: mean reward of each GRPO step; None where no completion could be scored.
         warm_start: whether there is a LoRA adapter from before GRPO.
         template_sha256: hash of the chat template that the prompts were rendered with.
+        encoder: of the reward, to be known again; None in runs that did not note it.
         dataset: path of the dataset folder.
-        validation_share: share of tasks that the dataset held out.
+        validation_share: share of tasks, from the start of the hash band, that training never saw.
         recipe: the resolved recipe.
     """
 
@@ -50,6 +54,7 @@ class Run(BaseModel):
     rewards: tuple[float | None, ...]
     warm_start: bool
     template_sha256: str
+    encoder: EncoderMark | None = None
     dataset: str
     validation_share: float
     seconds: float

@@ -13,11 +13,14 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from rwml.cli.output import say
 from rwml.prompts import format_label
+from rwml_trainer.checkpoints import newest_whole
 from rwml_trainer.dataset import Row
 from rwml_trainer.generation import render_chat
 from rwml_trainer.metrics import watched
 from rwml_trainer.recipes import Recipe
+from rwml_trainer.resuming import WholeCheckpoints, saving
 
 IGNORED = -100
 """Label of positions that are not learned (PyTorch's cross entropy)."""
@@ -31,6 +34,7 @@ def warm_start(
     recipe: Recipe,
     scratch: Path,
     metrics: Path,
+    checkpoints: Path,
 ) -> Any:
     """Trains the model's LoRA adapter to predict next states in the tag format.
 
@@ -40,12 +44,16 @@ def warm_start(
         recipe: its ``warm_start`` section decides.
         scratch: folder that the trainer may write to.
         metrics: file to which one line per step is added.
+        checkpoints: folder of the checkpoints; the newest whole one there is gone on from.
 
     Returns:
         The model.
     """
     settings = recipe.warm_start
-    with watched(metrics, stage="warm_start", label="warm start", steps=settings.steps) as watch:
+    done, checkpoint = newest_whole(checkpoints, report=say) or (0, None)
+    with watched(
+        metrics, stage="warm_start", label="warm start", steps=settings.steps, done=done
+    ) as watch:
         trainer = LabelOnlyTrainer(
             model=model,
             args=TrainingArguments(
@@ -57,7 +65,6 @@ def warm_start(
                 lr_scheduler_type="cosine",
                 warmup_steps=max(1, settings.steps // 10),
                 logging_steps=1,
-                save_strategy="no",
                 report_to=[],
                 disable_tqdm=True,
                 remove_unused_columns=False,
@@ -65,13 +72,15 @@ def warm_start(
                 use_cpu=not torch.cuda.is_available(),
                 dataloader_pin_memory=False,
                 seed=recipe.seed,
+                **saving(settings.save_steps),
             ),
+            checkpoints=checkpoints,
             train_dataset=[encode_row(tokenizer, row) for row in rows],  # type: ignore[arg-type]
             data_collator=LeftPadding(tokenizer.pad_token_id),
             callbacks=[watch],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return model
 
 
@@ -103,7 +112,7 @@ class LeftPadding:
         }
 
 
-class LabelOnlyTrainer(Trainer):
+class LabelOnlyTrainer(WholeCheckpoints, Trainer):
     """A Trainer whose model computes logits only where labels are."""
 
     def compute_loss(

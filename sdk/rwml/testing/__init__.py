@@ -10,6 +10,7 @@ from rwml.extras import require
 from rwml.testing.encoders import BagOfWordsEncoder
 from rwml.testing.environments import check_environment
 from rwml.testing.recording import recorded
+from rwml.testing.server import OpenAIServer
 from rwml.testing.stores import FaultyStore, MemoryStore, fail_on, memory_store
 from rwml.testing.trajectories import TrajectoryBuilder, make_trajectory
 
@@ -20,6 +21,7 @@ __all__ = [
     "BagOfWordsEncoder",
     "FaultyStore",
     "MemoryStore",
+    "OpenAIServer",
     "ScriptedChatModel",
     "TrajectoryBuilder",
     "check_environment",

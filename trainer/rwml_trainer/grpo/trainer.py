@@ -1,0 +1,261 @@
+"""TRL's GRPO trainer with the prompt of a group run once, in training and in generation.
+
+What a step computes stays TRL's: same loss, same gradients (tests hold them to 1e-4 relative in
+fp32). A probe compares packed with plain log-probabilities on the real model first; where they
+differ, everything goes the stock way, with one line that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers.trainer_utils import SaveStrategy
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
+from trl.trainer.utils import RepeatSampler, split_tensor_dict
+
+from rwml.errors import UsageError
+from rwml_trainer.grpo import packing
+from rwml_trainer.grpo.packing import Packed
+from rwml_trainer.grpo.prefill import shared_prefill
+from rwml_trainer.resuming import WholeCheckpoints
+
+Logps = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+
+
+class SharedPrefixTrainer(GRPOTrainer):
+    """`GRPOTrainer` whose groups share their prompt.
+
+    Args:
+        *args: as of `GRPOTrainer`.
+        report: told in one line why a model falls back to plain rows.
+        shared_prefix: False for TRL's own way.
+        **kwargs: as of `GRPOTrainer`.
+
+    Attributes:
+        shares_prefix: whether groups share their prompt; None until the first step has probed.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        report: Callable[[str], None],
+        shared_prefix: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._report = report
+        self.shares_prefix: bool | None = None if shared_prefix else False
+        if shared_prefix:
+            reasons = [packing.install(model) for model in self._transformers()]
+            for reason in filter(None, reasons[:1]):
+                self._fall_back(reason)
+
+    def give_back(self) -> None:
+        """Leaves the model as it was, for use after the training."""
+        for model in self._transformers():
+            packing.uninstall(model)
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """One micro-batch, as TRL's; the buffer is shuffled by groups, so that they stay whole."""
+        if not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        if self.shares_prefix is None:
+            self._probe()
+        if not self.shares_prefix:
+            return super()._prepare_inputs(generation_batch)
+        every = self.args.steps_per_generation * self.num_iterations
+        if self._step % every == 0 or self._buffered_inputs is None:
+            batch = shuffle_groups(self._generate_and_score_completions(generation_batch))
+            self._buffered_inputs = split_tensor_dict(batch, self.args.steps_per_generation)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        elsewhere = self.use_vllm or self.use_transformers_continuous_batching
+        if elsewhere or not self.shares_prefix:
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        with shared_prefill(self._transformer(self.model)):
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **multimodal: Any,
+    ) -> Logps:
+        """Log-probabilities (and entropies) of completion tokens, 0 at padding, as TRL's."""
+        stock = super()._get_per_token_logps_and_entropies
+        options: dict[str, Any] = {
+            "compute_entropy": compute_entropy,
+            "compute_aux_loss": compute_aux_loss,
+        }
+        images = any(value is not None for value in multimodal.values())
+        if not self.shares_prefix or compute_aux_loss or images:
+            return stock(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                **options,
+                **multimodal,
+            )
+        logps: list[torch.Tensor] = []
+        entropies: list[torch.Tensor] = []
+        size = batch_size or len(input_ids)
+        for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True):
+            packed = packing.pack(ids, mask, logits_to_keep)
+            if packed is None:
+                scores, entropy, _ = stock(model, ids, mask, logits_to_keep, **options)
+            else:
+                shape = (len(ids), logits_to_keep)
+                scores, entropy = self._score(model, packed, shape, compute_entropy)
+            logps.append(scores)
+            entropies += [] if entropy is None else [entropy]
+        return torch.cat(logps), torch.cat(entropies) if entropies else None, None
+
+    def _score(
+        self, model: Any, packed: Packed, shape: Sequence[int], compute_entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Runs a packed row through TRL's fused head and puts the values back in their places."""
+        backbone = self._transformer(model).base_model
+        # A mask of four dimensions is passed on untouched, so that none of the row's size is made.
+        unused = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=packed.input_ids.device)
+        with (
+            self.accelerator.autocast(),
+            packing.last_positions(backbone, packed.labels.shape[1]),
+        ):
+            output = model(
+                input_ids=packed.input_ids,
+                attention_mask=unused,
+                position_ids=packed.layout.positions[None],
+                shift_labels=packed.labels,
+                fused_lm_head=True,
+                shared_prefix=packed.layout,
+            )
+
+        def plain(values: torch.Tensor) -> torch.Tensor:
+            return values.new_zeros(shape).index_put(packed.places, values[0])
+
+        return plain(output.log_probs), plain(output.entropy) if compute_entropy else None
+
+    def _probe(self) -> None:
+        """Decides whether groups share their prompt, by comparing on a small batch."""
+        self.shares_prefix = False  # the stock way, while comparing
+        inner = self._transformer(self.model)
+        ids, mask, kept = probe_batch(inner.config.get_text_config(), self.accelerator.device)
+        packed = packing.pack(ids, mask, kept)
+        try:
+            with torch.no_grad():
+                plain, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, mask, kept)
+                ours = self._score(self.model, packed, plain.shape, False)[0] if packed else plain
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            return self._fall_back(f"it cannot run a packed row ({error})")
+        scored = mask[:, -kept:].bool()
+        gap = (ours - plain)[scored].abs().mean() / plain[scored].abs().mean()
+        if not gap <= max(1e-4, torch.finfo(inner.dtype).eps):  # NaN too
+            return self._fall_back(f"packed and plain log-probabilities differ by {gap:.1e}")
+        self.shares_prefix = True
+        return None
+
+    def _fall_back(self, reason: str) -> None:
+        self.shares_prefix = False
+        self.give_back()
+        self._report(f"each completion runs its own prompt, which is slower: {reason}")
+
+    def _transformers(self) -> list[Any]:
+        models = (self.model, self.ref_model)
+        return [self._transformer(model) for model in models if model is not None]
+
+    def _transformer(self, model: Any) -> Any:
+        """The model of transformers inside wrappers and LoRA."""
+        inner = self.accelerator.unwrap_model(model)
+        return inner.get_base_model() if isinstance(inner, PeftModel) else inner
+
+
+class EpochSampler(RepeatSampler):
+    """TRL's sampler with an order that depends on seed and epoch alone.
+
+    TRL's own goes on from the order of the epoch before, which a resumed training has not seen.
+    """
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            self.generator.manual_seed((self.seed or 0) + self.epoch)
+        return super().__iter__()
+
+
+class WorldModelTrainer(WholeCheckpoints, SharedPrefixTrainer):
+    """The trainer of GRPO runs: shared prefixes, whole checkpoints, an order that can be resumed.
+
+    Args:
+        args: TRL's settings.
+        **kwargs: as of `SharedPrefixTrainer` and `WholeCheckpoints`.
+
+    Raises:
+        UsageError: checkpoints would fall between the passes over one generation. TRL resumes
+            from such a one without a word, with other completions.
+    """
+
+    def __init__(self, *, args: GRPOConfig, **kwargs: Any) -> None:
+        window = int(args.steps_per_generation or 1) * args.num_iterations
+        saved_each = int(args.save_steps) * args.gradient_accumulation_steps
+        if args.save_strategy != SaveStrategy.NO and saved_each % window:
+            raise UsageError(
+                f"save_steps x gradient accumulation ({saved_each}) must be a multiple of "
+                f"steps_per_generation x num_iterations ({window}): a checkpoint inside a "
+                f"generation could not be resumed"
+            )
+        super().__init__(args=args, **kwargs)
+
+    def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
+        return EpochSampler(
+            data_source=self.train_dataset if dataset is None else dataset,
+            mini_repeat_count=self.num_generations,
+            batch_size=self.args.generation_batch_size // self.num_generations,
+            repeat_count=self.num_iterations * self.args.steps_per_generation,
+            shuffle=self.shuffle_dataset,
+            seed=self.args.seed,
+        )
+
+
+def shuffle_groups(batch: dict[str, Any]) -> dict[str, Any]:
+    """TRL's generated batch with its groups in random order, each still whole."""
+    runs = packing.runs_of_prompts(batch["prompt_ids"], batch["prompt_mask"])
+    order = [row for run in torch.randperm(len(runs)).tolist() for row in range(*runs[run])]
+    return {
+        key: value[order] if isinstance(value, torch.Tensor) and value.ndim else value
+        for key, value in batch.items()
+    }
+
+
+def probe_batch(config: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Rows of two made-up prompts with completions of several lengths, padded as TRL pads.
+
+    Returns:
+        Token ids, mask, completion length.
+    """
+    prompts, answers = (24, 24, 24, 17, 17), (8, 5, 1, 8, 3)
+    width, kept = max(prompts), max(answers)
+    noise = torch.Generator().manual_seed(0)
+    ids = torch.randint(config.vocab_size, (len(prompts), width + kept), generator=noise)
+    mask = torch.ones_like(ids)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        ids[row, :width] = ids[prompts.index(prompt), :width]
+        mask[row, : width - prompt] = 0
+        mask[row, width + answer :] = 0
+    return ids.to(device), mask.to(device), kept
