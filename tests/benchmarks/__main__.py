@@ -11,6 +11,7 @@ from tests.benchmarks.overhead import recorder_overhead
 from tests.benchmarks.reading import read_stream_mib
 from tests.benchmarks.recording import ingest_redacted_vs_sqlite3, ingest_rows_vs_sqlite3
 from tests.benchmarks.rewarding import reward_vs_naive
+from tests.benchmarks.training import grpo_full_step_vs_trl, grpo_step_vs_trl, train_peak_mib
 
 from rwml.cli.output import say
 from rwml.files import write_json
@@ -22,6 +23,9 @@ BENCHMARKS = (
     recorder_overhead,
     assemble_vs_naive,
     reward_vs_naive,
+    grpo_step_vs_trl,
+    grpo_full_step_vs_trl,
+    train_peak_mib,
 )
 
 
