@@ -1,15 +1,20 @@
 """Embedding models that measure how far a prediction is from what really happened (RWML sec. 2.2).
 
-An encoder is frozen and off the shelf. Libraries are imported when texts are first encoded, so
-that importing this module costs nothing.
+An encoder is frozen and off the shelf: loaded here, or served by an OpenAI-compatible endpoint.
+Libraries are imported when texts are first encoded, so that importing this module costs nothing.
 """
 
 from __future__ import annotations
 
+import http.client
+import json
+import os
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from urllib.parse import urlsplit
 
-from rwml.errors import RewardError
+from rwml.errors import EncoderUnavailableError, RewardError
 from rwml.extras import require
 
 if TYPE_CHECKING:
@@ -17,6 +22,15 @@ if TYPE_CHECKING:
 
 CACHE_TEXTS = 50_000
 """Embeddings that a `CachedEncoder` keeps (384 floats each: about 75 MiB) (ours)."""
+
+HTTP_TIMEOUT_S = 60.0
+"""How long a request to a served encoder may take (ours)."""
+HTTP_ATTEMPTS = 4
+"""How often a request is sent while the endpoint is busy or out of reach (ours)."""
+HTTP_PAUSE_S = 0.5
+"""Pause before the second attempt; it doubles each time (ours)."""
+_BUSY = (408, 409, 429, 500, 502, 503, 504)
+_ERROR_CHARS = 200
 
 
 @runtime_checkable
@@ -80,6 +94,113 @@ class SentenceTransformerEncoder:
             raise RewardError(f"cannot load the encoder {self.name}: {error}") from error
 
 
+class HttpEncoder:
+    """An encoder behind an OpenAI-compatible embeddings endpoint (vLLM, TEI, LiteLLM, ...).
+
+    Args:
+        url: base of the API, such as ``http://127.0.0.1:8000/v1``.
+        model: name of the served encoder.
+        key_env: environment variable that holds the key; None for an endpoint without one.
+        batch_size: texts of one request.
+        pause_s: before the second attempt; it doubles each time.
+
+    Raises:
+        RewardError: the URL is none, or the variable is not set.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str,
+        key_env: str | None = None,
+        batch_size: int = 64,
+        pause_s: float = HTTP_PAUSE_S,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise RewardError(f"an encoder's URL looks like http://host:8000/v1, not {url!r}")
+        key = os.environ.get(key_env) if key_env else None
+        if key_env and not key:
+            raise RewardError(f"set {key_env}: it holds the key of the encoder at {url}")
+        self.name = model
+        self._url = url
+        self._host = parts.netloc.rpartition("@")[2]
+        self._connect = (
+            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        )
+        self._path = f"{parts.path.rstrip('/')}/embeddings"
+        self._headers = {"Content-Type": "application/json"}
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
+        self._batch_size = batch_size
+        self._pause_s = pause_s
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeds texts: n strings to an (n, d) array of unit rows.
+
+        Raises:
+            EncoderUnavailableError: the endpoint is busy or out of reach, again and again.
+            RewardError: it refused the request, or answered something else than embeddings.
+        """
+        import numpy as np
+
+        texts = list(texts)
+        if not texts:
+            return np.zeros((0, 0), dtype=np.float32)
+        size = self._batch_size
+        parts = [self._embed(texts[first : first + size]) for first in range(0, len(texts), size)]
+        vectors = np.concatenate(parts)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not np.isfinite(vectors).all() or not lengths.all():
+            raise RewardError(f"the encoder {self.name} at {self._url} answered an empty embedding")
+        return vectors / lengths
+
+    def _embed(self, texts: list[str]) -> np.ndarray:
+        import numpy as np
+
+        asked = {"model": self.name, "input": texts, "encoding_format": "float"}
+        answer = self._post(json.dumps(asked).encode())
+        try:
+            items = sorted(json.loads(answer)["data"], key=lambda item: item["index"])
+            vectors = np.array([item["embedding"] for item in items], dtype=np.float32)
+        except (ValueError, KeyError, TypeError) as error:
+            raise RewardError(f"{self._url} answered no embeddings") from error
+        if len(vectors) != len(texts) or vectors.ndim != 2:
+            raise RewardError(
+                f"{self._url} answered {len(vectors)} embeddings for {len(texts)} texts"
+            )
+        return vectors
+
+    def _post(self, body: bytes) -> bytes:
+        reason = ""
+        for attempt in range(HTTP_ATTEMPTS):
+            if attempt:
+                time.sleep(self._pause_s * 2 ** (attempt - 1))
+            connection = self._connect(self._host, timeout=HTTP_TIMEOUT_S)
+            try:
+                connection.request("POST", self._path, body=body, headers=self._headers)
+                response = connection.getresponse()
+                answer = response.read()
+            except (OSError, http.client.HTTPException) as error:
+                reason = f"{type(error).__name__}: {error}"
+                continue
+            finally:
+                connection.close()
+            if response.status == 200:
+                return answer
+            reason = f"status {response.status}: {_first_line(answer)}"
+            if response.status not in _BUSY:
+                raise RewardError(f"the encoder at {self._url} refused a request: {reason}")
+        raise EncoderUnavailableError(
+            f"the encoder at {self._url} did not answer {HTTP_ATTEMPTS} attempts: {reason}"
+        )
+
+
+def _first_line(answer: bytes) -> str:
+    return " ".join(answer.decode("utf-8", "replace").split())[:_ERROR_CHARS]
+
+
 class CachedEncoder:
     """An encoder that embeds each different text once, in a batch and over time."""
 
@@ -93,12 +214,16 @@ class CachedEncoder:
         """Embeds texts: n strings to an (n, d) array of unit rows."""
         import numpy as np
 
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        fresh = dict(zip(new, self._encoder.encode(new), strict=True)) if new else {}
-        rows = [fresh[text] if text in fresh else self._known[text] for text in texts]
-        self._known.update(fresh)
+        wanted = dict.fromkeys(texts)
+        new = [text for text in wanted if text not in self._known]
+        found = dict(zip(new, self._encoder.encode(new), strict=True)) if new else {}
+        for text in wanted:  # what is used again goes last, and is forgotten last
+            if text not in found:
+                found[text] = self._known.pop(text)
+        self._known.update(found)
         while len(self._known) > self._capacity:
             self._known.pop(next(iter(self._known)))
+        rows = [found[text] for text in texts]
         return np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float32)
 
 

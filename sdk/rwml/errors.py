@@ -9,6 +9,8 @@
     |- RecipeError            a recipe with unknown keys or impossible values exit 2
     |- ModelError             a model folder that cannot be used as it is     exit 2
     |- RewardError            a reward that cannot be configured              exit 2
+    |  |- EncoderUnavailableError  an encoder's endpoint that does not answer exit 3
+    |  `- RewardHackError     a training that games its reward: stopped       exit 1
     |- RedactionError         a record that could not be redacted: not stored exit 3
     |- MissingExtraError      an optional dependency that is not installed    exit 2
     |- AdapterError           an integration that failed at its own boundary  exit 3
@@ -74,6 +76,18 @@ class RewardError(RwmlError, ValueError):
     """A reward function was configured or called in a way that cannot be scored."""
 
     exit_code = 2
+
+
+class EncoderUnavailableError(RewardError):
+    """The endpoint of a served encoder is busy or out of reach: for now nothing can be scored."""
+
+    exit_code = 3
+
+
+class RewardHackError(RewardError):
+    """A model games its reward (copies, one text for all, lengths): the training was stopped."""
+
+    exit_code = 1
 
 
 class RedactionError(RwmlError, RuntimeError):

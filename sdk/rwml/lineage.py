@@ -15,7 +15,7 @@ from rwml.extras import require
 from rwml.store.rows import as_key
 
 RUN = "run.json"
-FILES = ("train.parquet", "validation.parquet")
+FILES = ("train.parquet", "validation.parquet", "held_out.parquet")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A model that predicts tool results should learn what shape comes back and when an error does, not
 the rows of somebody's database. `mask_to_schema` is deterministic, its output does not depend on
-leaf values of equal type, and whatever it changes parses as JSON.
+leaf values of equal type, and whatever it changes parses as JSON. What is no JSON is never changed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Literal, NamedTuple, NoReturn
 
 from pydantic import JsonValue
 
@@ -20,10 +20,27 @@ _DATA_KEY = re.compile(
     | \d{4,}                      # order_10293, #W2611340, 2024-05-20
     | @                           # an e-mail address
     | ^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-  # a UUID
+    | ^(?=.*\d)[0-9a-fA-F]{8,}$  # a hash
     """,
     re.VERBOSE,
 )
 """Object keys that are data (ids, dates, addresses), not names of properties (rule: ours)."""
+_NUMBERED = re.compile(r"^(.*?)\d+$", re.DOTALL)
+_MIN_NUMBERED = 3
+"""From so many keys on, ``HAT001, HAT002, HAT003`` that hold objects are data (rule: ours)."""
+_STARTS_LIKE_JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"\d\-\]])")
+_WHOLE_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+Outcome = Literal["schema", "text", "truncated"]
+"""What masking made of a text: its schema; nothing, since it is no JSON; nothing, since its end is
+missing."""
+
+
+class Masked(NamedTuple):
+    """A text after masking, and what masking made of it."""
+
+    text: str
+    outcome: Outcome
 
 
 def mask_to_schema(text: str) -> str:
@@ -31,20 +48,35 @@ def mask_to_schema(text: str) -> str:
 
     Objects become ``{"type":"object","properties":{...}}``; keys that look like data (ids, dates,
     e-mail addresses) become ``additionalProperties``; the items of an array share one merged
-    schema; several types at one place become ``anyOf``. A bare scalar is JSON too: ``51.08``
-    becomes ``{"type":"number"}``. Text that is not JSON (status messages, errors, truncated JSON,
-    ``NaN``) comes back unchanged.
+    schema; several types at one place become ``anyOf``, null among them. A bare scalar is JSON
+    too: ``51.08`` becomes ``{"type":"number"}``, ``true`` a boolean, ``"abc"`` in its quotes a
+    string; ``abc`` without them is text. A number in quotes is a string. Text that is not JSON
+    (status messages, errors, truncated JSON, ``NaN``) comes back unchanged.
 
     Source: RWML app. C.1; merging, map keys and scalars are ours.
     """
+    return mask(text).text
+
+
+def mask(text: str) -> Masked:
+    """As `mask_to_schema`, and tells what was done, so that truncated results can be counted."""
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
         schema = _shape(value).schema()
         masked = json.dumps(schema, separators=(",", ":"), ensure_ascii=False)
         masked.encode()  # a key may hold a lone surrogate, which nothing downstream can store
-        return masked
+        return Masked(masked, "schema")
     except (ValueError, RecursionError):
-        return text
+        return Masked(text, "truncated" if _is_cut(text) else "text")
+
+
+def _is_cut(text: str) -> bool:
+    """Whether a text that is no JSON begins like an object or array that never ends."""
+    if not _STARTS_LIKE_JSON.match(text):
+        return False
+    outside, quote, _ = _WHOLE_STRING.sub("", text).partition('"')
+    opened = sum(map(outside.count, "{[")) - sum(map(outside.count, "}]"))
+    return bool(quote) or opened > 0
 
 
 @dataclass
@@ -96,8 +128,9 @@ class _Shape:
 def _shape(value: JsonValue) -> _Shape:
     if isinstance(value, dict):
         shape = _Shape(properties={})
+        numbered = _has_numbered_keys(value)
         for key, item in value.items():
-            if _DATA_KEY.search(key):
+            if numbered or _DATA_KEY.search(key):
                 shape.values = _merged(shape.values, _shape(item))
             elif shape.properties is not None:
                 shape.properties[key] = _shape(item)
@@ -108,6 +141,14 @@ def _shape(value: JsonValue) -> _Shape:
             shape.items = _merged(shape.items, _shape(item))
         return shape
     return _Shape(scalars={_scalar_type(value)})
+
+
+def _has_numbered_keys(value: dict[str, JsonValue]) -> bool:
+    """Whether the keys differ in their last number alone, and each holds an object or array."""
+    if len(value) < _MIN_NUMBERED or not all(isinstance(v, dict | list) for v in value.values()):
+        return False
+    found = [_NUMBERED.match(key) for key in value]
+    return all(found) and len({match[1] for match in found if match}) == 1
 
 
 def _merged(first: _Shape | None, second: _Shape | None) -> _Shape | None:

@@ -347,6 +347,7 @@ class Trajectory(Frozen):
                 model=step.model,
                 tools=self.tools,
                 metadata=self.metadata,
+                step_metadata=step.metadata,
             )
 
 
@@ -358,6 +359,8 @@ class Transition(Frozen):
         context: ``s<=t``: initial messages, then the last H turns.
         action: ``a_t``.
         next_state: ``s_t+1``; results of parallel calls in the order of ``tool_calls``.
+        metadata: of the trajectory.
+        step_metadata: of the step.
     """
 
     id: str
@@ -374,6 +377,7 @@ class Transition(Frozen):
     model: str | None = None
     tools: tuple[Tool, ...] = ()
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    step_metadata: dict[str, JsonValue] = Field(default_factory=dict)
 
     @property
     def tool(self) -> str | None:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from rwml.encoders import CachedEncoder, as_encoder, gaps
-from rwml.errors import RewardError
-from rwml.testing import BagOfWordsEncoder
+from rwml.encoders import HTTP_ATTEMPTS, CachedEncoder, HttpEncoder, as_encoder, gaps
+from rwml.errors import EncoderUnavailableError, RewardError
+from rwml.testing import BagOfWordsEncoder, OpenAIServer
 
 
 def test_equal_texts_are_embedded_once() -> None:
@@ -46,3 +46,53 @@ def test_a_missing_model_folder_is_one_clear_error(tmp_path) -> None:
     pytest.importorskip("sentence_transformers")
     with pytest.raises(RewardError, match="cannot load the encoder"):
         as_encoder(str(tmp_path / "nothing")).encode(["a"])
+
+
+def test_what_is_used_again_is_forgotten_last() -> None:
+    inner = BagOfWordsEncoder()
+    encoder = CachedEncoder(inner, capacity=2)
+    for texts in (["target"], ["a"], ["target"], ["b"], ["target"]):
+        encoder.encode(texts)
+    assert inner.texts == ["target", "a", "b"]
+
+
+def test_a_served_encoder_embeds_in_batches_and_in_order() -> None:
+    texts = ["a b", "c", "d e f"]
+    with OpenAIServer() as server:
+        vectors = HttpEncoder(server.url, model="bag", batch_size=2).encode(texts)
+        assert [request["input"] for request in server.requests] == [["a b", "c"], ["d e f"]]
+        assert server.requests[0]["model"] == "bag"
+        assert "Authorization" not in server.headers[0]
+    np.testing.assert_allclose(vectors, BagOfWordsEncoder().encode(texts), atol=1e-6)
+
+
+def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENCODER_KEY", "secret")
+    with OpenAIServer(failures=(503, 429)) as server:
+        encoder = HttpEncoder(server.url, model="bag", key_env="ENCODER_KEY", pause_s=0)
+        assert encoder.encode(["a"]).shape == (1, 256)
+        assert server.headers[2]["Authorization"] == "Bearer secret"
+    with pytest.raises(EncoderUnavailableError, match="did not answer"):
+        encoder.encode(["a"])
+
+
+def test_what_an_endpoint_does_wrong_is_one_clear_error() -> None:
+    with OpenAIServer(failures=(401,)) as server:
+        encoder = HttpEncoder(server.url, model="bag", pause_s=0)
+        with pytest.raises(RewardError, match=r"refused a request: status 401: .*not now"):
+            encoder.encode(["a"])
+        with pytest.raises(RewardError, match="answered no embeddings"):
+            HttpEncoder(f"{server.url}/chat", model="bag").encode(["a"])
+    with OpenAIServer(failures=(500,) * HTTP_ATTEMPTS) as server:
+        encoder = HttpEncoder(server.url, model="bag", pause_s=0)
+        with pytest.raises(EncoderUnavailableError, match="status 500"):
+            encoder.encode(["a"])
+        assert len(server.requests) == HTTP_ATTEMPTS
+
+
+def test_a_wrong_url_or_a_missing_key_is_told_at_once() -> None:
+    for url in ("localhost:8000", "file:///etc/passwd", "http://"):
+        with pytest.raises(RewardError, match="URL looks like"):
+            HttpEncoder(url, model="bag")
+    with pytest.raises(RewardError, match="set NO_SUCH_KEY"):
+        HttpEncoder("http://127.0.0.1:1/v1", model="bag", key_env="NO_SUCH_KEY")

@@ -1,12 +1,25 @@
 """Reading predictions, and rendering what a world model is asked."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rwml.prompts import format_label, parse_prediction, render_next_state, render_prompt
+from rwml.errors import RecipeError
+from rwml.prompts import (
+    Profile,
+    Templates,
+    as_sft,
+    format_label,
+    load_templates,
+    parse_prediction,
+    render_next_state,
+    render_prompt,
+)
 from rwml.schema import Message, Tool, Trajectory, Transition
-from rwml.testing import make_trajectory
+from rwml.testing import TrajectoryBuilder, make_trajectory
 
 
 @pytest.mark.parametrize(
@@ -117,3 +130,73 @@ def test_compact_profile_names_an_unknown_tool() -> None:
     unrecorded = transition.model_copy(update={"tools": ()})
     prompt = render_prompt(unrecorded, profile="compact") or []
     assert "does not exist" not in prompt[1]["content"]
+
+
+def test_an_environments_prompt_shows_history_observation_and_action() -> None:
+    builder = TrajectoryBuilder("alf").system("Act in a kitchen.").environment("You see a door.")
+    builder.says("open door").environment("It is open.").says("go in").environment("A fridge.")
+    *_, last = builder.build().transitions()
+    system, user = render_prompt(last) or []
+    assert system["content"] == "Act in a kitchen."
+    body, task = user["content"].rsplit("\n\n", 1)
+    assert body == (
+        "# History\nuser: You see a door.\nagent: open door\n\n"
+        "# Current observation\nIt is open.\n\n# Potential action\ngo in"
+    )
+    assert "<think>" in task
+    first = next(iter(builder.build().transitions()))
+    assert "# History" not in (render_prompt(first) or [])[-1]["content"]
+
+
+@pytest.mark.parametrize("kind", ["tool", "user", "environment"])
+def test_sft_asks_the_same_without_reasoning(kind: Any) -> None:
+    transition = transitions()[0].model_copy(update={"kind": kind})
+    templates = load_templates()
+    cases: list[tuple[Profile, Templates | None]] = [("paper", templates), ("compact", None)]
+    for profile, used in cases:
+        asked = render_prompt(transition, profile=profile)
+        assert asked is not None
+        supervised = render_prompt(transition, profile=profile, task="sft")
+        assert as_sft(asked, kind=kind, templates=used) == supervised
+        assert "<think>" not in str(supervised)
+
+
+def test_a_template_of_ones_own_replaces_the_shipped_one(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text(
+        "user = '''$action costs $$5\n\nKnown: $user_information\n\n$task'''\n"
+        "rwml = 'What now? Think.'\nsft = 'What now?'"
+    )
+    templates = load_templates(tmp_path)
+    (user,) = render_prompt(transitions()[0], templates=templates) or []
+    assert user["content"] == 'get_order({"order_id": "7-0"}) costs $5\n\nWhat now? Think.'
+    assert as_sft([user], kind="tool", templates=templates)[0]["content"].endswith("What now?")
+    assert templates.environment == load_templates().environment
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("user='$action $task $price'\nrwml='a'\nsft='b'", r"\$price is no placeholder"),
+        ("user='$action $task 5$'\nrwml='a'\nsft='b'", r"a lone \$"),
+        ("user='$action'\nrwml='a'\nsft='b'", r"must hold \$action and \$task"),
+        ("user='$action $task'\nrwml='a'", "sft: Field required"),
+        ("user=", "is no template"),
+    ],
+)
+def test_a_broken_template_is_explained(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "agent.toml").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_templates(tmp_path)
+
+
+def test_a_folder_without_templates_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="holds no template"):
+        load_templates(tmp_path)
+
+
+@given(st.text())
+def test_what_an_action_says_is_never_a_placeholder(text: str) -> None:
+    message = Message(role="assistant", content=f"x$action ${{task}} {text}x")
+    transition = transitions()[0].model_copy(update={"action": message})
+    *_, user = render_prompt(transition) or []
+    assert f"# Potential assistant response\n{message.content}\n\n" in user["content"]

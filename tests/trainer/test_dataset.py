@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rwml import Transition, open_store
 from rwml.errors import DatasetError, ModelError, UsageError
 from rwml.testing import make_trajectory
-from rwml_trainer.dataset import build_dataset, read_dataset, split_groups
-from rwml_trainer.dataset.build import group_key
+from rwml_trainer.dataset import build_dataset, plan_split, read_dataset
+from rwml_trainer.dataset.rows import group_key
 from rwml_trainer.dataset.splitting import hash_share
 from rwml_trainer.models import load_tokenizer
 from rwml_trainer.recipes import Recipe
@@ -25,7 +25,11 @@ def test_rows_and_counts(shop_dataset: Path) -> None:
     manifest = data.manifest
     rows = data.train + data.validation
     assert manifest.transitions == 12 * 4 == len(rows) + sum(manifest.dropped.values())
-    assert manifest.rows == {"train": len(data.train), "validation": len(data.validation)}
+    assert manifest.rows == {
+        "train": len(data.train),
+        "validation": len(data.validation),
+        "held_out": 0,
+    }
     assert {row["kind"] for row in rows} == {"tool", "user"}
     assert len({row["id"] for row in rows}) == len(rows)
     found = next(row for row in rows if row["id"] == "shop-3/0/0")
@@ -103,7 +107,7 @@ def test_a_changed_file_is_refused(shop_store: str, tiny_recipe: Recipe, tmp_pat
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DatasetError, match=r"train\.parquet is missing or changed"):
         read_dataset(tmp_path)
-    (tmp_path / "manifest.json").write_text('{"version": 1}')
+    (tmp_path / "manifest.json").write_text('{"version": 2}')
     with pytest.raises(DatasetError, match="is not a dataset manifest"):
         read_dataset(tmp_path)
 
@@ -174,10 +178,11 @@ def test_a_task_in_the_band_is_never_trained_on(numbers: set[int], share: float)
     names = {f"task {number}" for number in numbers}
     in_band = {name for name in names if hash_share(name) < share}
     try:
-        sides, how = split_groups(names, validation_share=share)
+        plan = plan_split(names, validation_share=share)
     except DatasetError:
         assert len(names) <= max(len(in_band), 1)
         return
+    sides, how = plan.sides, plan.held_out
     held_out = {name for name, side in sides.items() if side == "validation"}
     assert set(sides) == names
     assert held_out == in_band if in_band else len(held_out) == 1
@@ -188,10 +193,11 @@ def test_a_task_in_the_band_is_never_trained_on(numbers: set[int], share: float)
 def test_what_was_held_out_stays_held_out(numbers: set[int], new: int) -> None:
     names = {f"task {number}" for number in numbers}
     try:
-        before, how = split_groups(names, validation_share=0.25)
-        after, _ = split_groups(names | {f"task {new}"}, validation_share=0.25)
+        first = plan_split(names, validation_share=0.25)
+        after = plan_split(names | {f"task {new}"}, validation_share=0.25).sides
     except DatasetError:
         return
+    before, how = first.sides, first.held_out
     trained = {name for name, side in before.items() if side == "train"}
     assert how != "hash band" or all(after[name] == side for name, side in before.items())
     assert not {name for name in trained if after[name] == "validation" and how == "hash band"}

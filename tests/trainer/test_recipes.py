@@ -1,11 +1,20 @@
 """Recipes: what ships is valid, and mistakes are explained."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
+import typer
+from pydantic import BaseModel
+from typer.testing import CliRunner
 
 from rwml.errors import RecipeError
-from rwml_trainer.recipes import load_recipe, recipe_names
+from rwml_trainer.commands.train import train
+from rwml_trainer.recipes import Recipe, load_recipe, origins_of, recipe_names, resolve_recipe
+
+train_command = typer.Typer()
+train_command.command()(train)
 
 
 def test_every_shipped_recipe_loads() -> None:
@@ -41,3 +50,116 @@ def test_mistakes_are_explained(tmp_path: Path, text: str, message: str) -> None
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(RecipeError, match=r"no recipe 'nothing': name one of .*demo"):
         load_recipe("nothing")
+
+
+def test_every_default_and_every_shipped_value_has_an_origin() -> None:
+    assert origins_of(Recipe)["grpo.learning_rate"] == "app. B"
+    for name in recipe_names():
+        resolved = resolve_recipe(name)
+        for key, origin in resolved.origins.items():
+            told = origin.startswith(("sec. ", "app. ", "tables ", "ours"))
+            assert told or key == "name", f"{name}: {key} comes from {origin}"
+
+
+def test_a_default_without_origin_is_refused() -> None:
+    class Section(BaseModel):
+        steps: int = 3
+
+    with pytest.raises(RecipeError, match="default of steps has no origin"):
+        origins_of(Section)
+
+
+def test_the_origin_of_a_value_is_who_set_it_last(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        "model='m'\n[grpo]\nsteps=3\nbeta={value=0.5, from='a talk'}\n"
+        "group_size={value=4, from='a talk'}"
+    )
+    resolved = resolve_recipe(str(path), {"grpo.group_size": 2})
+    assert resolved.recipe.grpo.beta == 0.5
+    assert resolved.table()["grpo.beta"] == {"value": 0.5, "origin": "a talk"}
+    assert resolved.origins["grpo.steps"] == str(path)
+    assert resolved.origins["grpo.group_size"] == "command line"
+    assert resolved.origins["grpo.epsilon"].startswith("ours")
+
+
+def test_a_runs_snapshot_is_a_recipe(tmp_path: Path) -> None:
+    before = load_recipe("tau2-small", {"seed": 3})
+    (tmp_path / "started.json").write_text(json.dumps({"recipe": before.model_dump(mode="json")}))
+    assert load_recipe(str(tmp_path)) == before
+    (tmp_path / "started.json").write_text("[]")
+    with pytest.raises(RecipeError, match="holds no recipe"):
+        load_recipe(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "alfworld-qwen2.5-7b",
+            {
+                "model": "Qwen/Qwen2.5-7B-Instruct",
+                "rollouts.trials": 3,
+                "filter.tau_d": 0.1,
+                "reward.tau_d": 0.2,
+                "grpo.group_size": 8,
+            },
+        ),
+        (
+            "tau2-qwen3-8b",
+            {
+                "model": "Qwen/Qwen3-8B",
+                "rollouts.trials": 6,
+                "filter.tau_d": 0.15,
+                "reward.tau_d": 0.4,
+                "grpo.group_size": 16,
+            },
+        ),
+    ],
+)
+def test_paper_recipes_hold_the_papers_numbers(name: str, expected: dict[str, object]) -> None:
+    shared = {
+        "rollouts.temperature": 1.0,
+        "rollouts.max_steps": 30,
+        "data.split_by": "row",
+        "data.validation_share": 0.1,
+        "filter.enabled": True,
+        "filter.attempts": 10,
+        "filter.tau_easy": 0.0,
+        "filter.keep": 0.1,
+        "reward.encoder": "Qwen/Qwen3-Embedding-8B",
+        "reward.round_to": 0.2,
+        "warm_start.steps": 0,
+        "warm_start.learning_rate": 2e-6,
+        "grpo.epochs": 2.0,
+        "grpo.prompts_per_step": 32,
+        "grpo.learning_rate": 1e-6,
+        "grpo.loss_type": "grpo",
+    }
+    table = resolve_recipe(name).table()
+    for key, value in (shared | expected).items():
+        assert table[key]["value"] == value, key
+
+
+def test_impossible_machines_are_refused() -> None:
+    for changes in (
+        {"compute.generation": "vllm-server"},
+        {"compute.generation": "vllm-server", "compute.vllm_gpus": 1, "compute.gpus": 1},
+        {"data.validation_share": 0.6, "data.held_out_share": 0.4},
+    ):
+        with pytest.raises(RecipeError, match=r"vllm_gpus|leave none|leave rows"):
+            load_recipe("demo", changes)
+
+
+def test_steps_that_are_asked_for_win_over_epochs() -> None:
+    assert load_recipe("tau2-qwen3-8b").grpo.epochs == 2.0
+    asked = load_recipe("tau2-qwen3-8b", {"grpo.steps": 5})
+    assert (asked.grpo.steps, asked.grpo.epochs) == (5, None)
+
+
+def test_the_config_is_printed_without_a_dataset() -> None:
+    printed = CliRunner().invoke(train_command, ["--recipe", "logs", "--print-config", "--json"])
+    table = json.loads(printed.stdout)["recipe"]
+    assert table["grpo.learning_rate"] == {"value": 2e-5, "origin": "ours: LoRA"}
+    text = CliRunner().invoke(train_command, ["--recipe", "logs", "--print-config"]).stdout
+    assert re.search(r"^reward.tau_d = 'calibrated' +# ours$", text, re.MULTILINE)

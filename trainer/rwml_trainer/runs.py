@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from rwml.errors import ModelError
 from rwml.files import write_json
+from rwml_trainer.encoders import EncoderMark
 
 MANIFEST = "run.json"
 STARTED = "started.json"
@@ -39,8 +40,9 @@ class Run(BaseModel):
         rewards: mean reward of each GRPO step; None where no completion could be scored.
         warm_start: whether there is a LoRA adapter from before GRPO.
         template_sha256: hash of the chat template that the prompts were rendered with.
+        encoder: of the reward, to be known again; None in runs that did not note it.
         dataset: path of the dataset folder.
-        validation_share: share of tasks that the dataset held out.
+        validation_share: share of tasks, from the start of the hash band, that training never saw.
         recipe: the resolved recipe.
     """
 
@@ -52,6 +54,7 @@ class Run(BaseModel):
     rewards: tuple[float | None, ...]
     warm_start: bool
     template_sha256: str
+    encoder: EncoderMark | None = None
     dataset: str
     validation_share: float
     seconds: float

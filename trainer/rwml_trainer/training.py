@@ -14,10 +14,11 @@ from typing import Any
 from rwml.errors import DatasetError, UsageError
 from rwml.extras import require
 from rwml.files import whole_folder, write_json
-from rwml_trainer.dataset import read_dataset
+from rwml_trainer.dataset import read_dataset, sft_row
+from rwml_trainer.encoders import check_encoder, mark_encoder
 from rwml_trainer.models import load_model, load_tokenizer, template_sha256
 from rwml_trainer.recipes import Recipe
-from rwml_trainer.rewards import NextStateReward, make_reward
+from rwml_trainer.rewards import NextStateScore, make_reward, make_training_reward
 from rwml_trainer.runs import (
     CHECKPOINTS,
     FOLDERS,
@@ -28,6 +29,7 @@ from rwml_trainer.runs import (
     read_run,
     write_run,
 )
+from rwml_trainer.settling import settle
 from rwml_trainer.small_models import resolve_model
 
 SCRATCH = ".scratch"
@@ -51,9 +53,12 @@ def train(dataset: Path, out: Path, *, recipe: Recipe, resume: bool = False) -> 
         UsageError: `out` holds a run and `resume` is off, or a run of something else.
         DatasetError: the dataset is not whole, or was built for another chat template.
         ModelError: the model cannot be used.
+        RewardError: the encoder cannot be used, or is not the one that the dataset was filtered
+            with.
     """
     require("train", "torch", "transformers", "trl", "peft", "datasets", "sentence_transformers")
     data = read_dataset(dataset)
+    recipe = settle(recipe, data.manifest)
     base = resolve_model(recipe.model)
     told = {
         "recipe": recipe.model_dump(mode="json"),
@@ -71,12 +76,17 @@ def train(dataset: Path, out: Path, *, recipe: Recipe, resume: bool = False) -> 
             f"build it again with --model {recipe.model}"
         )
     reward = make_reward(recipe.reward)
-    reward.embedding.encoder.encode(["a text"])  # an encoder that cannot load fails here
+    # an encoder that cannot load fails here
+    encoder = mark_encoder(reward.embedding.encoder, name=recipe.reward.encoder)
+    if data.manifest.filtered is not None:
+        check_encoder(encoder, data.manifest.filtered.encoder, of=str(dataset))
+    training_reward = make_training_reward(recipe.reward, reward)
     started = time.monotonic()
     write_json(out / STARTED, told)
     try:
-        model = _warm_model(base, tokenizer, data.train, recipe=recipe, out=out)
-        rewards = _run_grpo(model, tokenizer, data.train, reward, recipe=recipe, out=out)
+        supervised = [sft_row(row, data.manifest.templates) for row in data.train]
+        model = _warm_model(base, tokenizer, supervised, recipe=recipe, out=out)
+        rewards = _run_grpo(model, tokenizer, data.train, training_reward, recipe=recipe, out=out)
     finally:
         shutil.rmtree(out / SCRATCH, ignore_errors=True)
     run = Run(
@@ -86,8 +96,9 @@ def train(dataset: Path, out: Path, *, recipe: Recipe, resume: bool = False) -> 
         rewards=tuple(rewards),
         warm_start=recipe.warm_start.steps > 0,
         template_sha256=template,
+        encoder=encoder,
         dataset=str(dataset.resolve()),
-        validation_share=data.manifest.recipe.validation_share,
+        validation_share=data.manifest.recipe.untouched_share,
         seconds=round(time.monotonic() - started, 1),
         recipe=recipe.model_dump(mode="json"),
     )
@@ -121,7 +132,7 @@ def _warm_model(base: str, tokenizer: Any, rows: Any, *, recipe: Recipe, out: Pa
     folder = out / FOLDERS["warm_start"]
     if recipe.warm_start.steps and folder.is_dir():
         return load_model(base, lora=folder, dtype=recipe.dtype, trainable=True)
-    model = _fresh_lora(load_model(base, dtype=recipe.dtype), recipe)
+    model = fresh_lora(load_model(base, dtype=recipe.dtype), recipe)
     if recipe.warm_start.steps:
         from rwml_trainer.warm_start import warm_start
 
@@ -139,7 +150,7 @@ def _warm_model(base: str, tokenizer: Any, rows: Any, *, recipe: Recipe, out: Pa
 
 
 def _run_grpo(
-    model: Any, tokenizer: Any, rows: Any, reward: NextStateReward, *, recipe: Recipe, out: Path
+    model: Any, tokenizer: Any, rows: Any, reward: NextStateScore, *, recipe: Recipe, out: Path
 ) -> list[float | None]:
     from rwml_trainer.grpo import run_grpo
 
@@ -164,7 +175,8 @@ def save_whole(model: Any, folder: Path) -> None:
         model.save_pretrained(temporary, safe_serialization=True, selected_adapters=["default"])
 
 
-def _fresh_lora(model: Any, recipe: Recipe) -> Any:
+def fresh_lora(model: Any, recipe: Recipe) -> Any:
+    """The model with a new LoRA adapter, as the recipe's ``lora`` section says."""
     from peft import LoraConfig, get_peft_model
 
     targets = recipe.lora.targets

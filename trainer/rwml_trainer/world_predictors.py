@@ -13,11 +13,13 @@ from pydantic import JsonValue
 from rwml.cli.output import Advance
 from rwml.errors import DatasetError, ModelError
 from rwml_trainer.dataset import Dataset, Row, read_dataset
+from rwml_trainer.encoders import check_encoder, mark_encoder
 from rwml_trainer.generation import generate
 from rwml_trainer.models import load_model, load_tokenizer, template_sha256
 from rwml_trainer.recipes import Recipe
 from rwml_trainer.rewards import make_reward
 from rwml_trainer.runs import Stage, lora_folder, read_run
+from rwml_trainer.settling import settle
 from rwml_trainer.small_models import resolve_model
 from rwml_trainer.world_eval import (
     ConstantPredictor,
@@ -63,13 +65,18 @@ def evaluate(
         DatasetError: the dataset is not whole, belongs to another chat template, or holds out
             tasks that the run may have been trained on.
         ModelError: the run is not whole, of another model, or has no such stage.
+        RewardError: the run was trained with another encoder.
     """
     data = read_dataset(dataset)
+    recipe = settle(recipe, data.manifest)
     base = resolve_model(recipe.model)
     if run is not None:
         _check_run(run, base, data, predictors)
-    rows = pick_rows(data.validation, recipe.evaluation.rows)
+    rows = pick_rows(data.evaluated, recipe.evaluation.rows)
     reward = make_reward(recipe.reward)
+    if run is not None:
+        encoder = mark_encoder(reward.embedding.encoder, name=recipe.reward.encoder)
+        check_encoder(encoder, read_run(run).encoder, of=str(run))
     scored: dict[str, Scored] = {}
     seconds: dict[str, float] = {}
     for name in dict.fromkeys(["constant", *predictors]):
@@ -104,7 +111,7 @@ def _check_run(run: Path, base: str, data: Dataset, predictors: Sequence[str]) -
             f"{run} was trained from {trained.base_model}, not from {base}: "
             f"pass --model {trained.base_model}"
         )
-    if data.manifest.recipe.validation_share > trained.validation_share:
+    if data.manifest.evaluated_share > trained.validation_share:
         raise DatasetError(
             f"{data.folder} holds out more tasks than {run} was trained without: it would be "
             f"judged on what it has seen; build it with data.validation_share "

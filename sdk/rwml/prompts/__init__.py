@@ -1,13 +1,18 @@
 """What a world model is asked, and how its answer is read: templates and tag parsing."""
 
 from rwml.prompts.parsing import Prediction, format_label, parse_prediction
-from rwml.prompts.profiles import PROFILES, Profile, render_next_state, render_prompt
+from rwml.prompts.profiles import PROFILES, Profile, as_sft, render_next_state, render_prompt
+from rwml.prompts.templates import Template, Templates, load_templates
 
 __all__ = [
     "PROFILES",
     "Prediction",
     "Profile",
+    "Template",
+    "Templates",
+    "as_sft",
     "format_label",
+    "load_templates",
     "parse_prediction",
     "render_next_state",
     "render_prompt",

@@ -1,8 +1,8 @@
 """Prompt profiles: how a transition becomes the question that a world model answers.
 
 ``paper`` follows RWML tables A4-A7 in our own words: the agent's whole instruction, tools, user
-information and history. ``compact`` is ours: the schema of the called tool and the last turns,
-shortened until a small model can take it.
+information and history, by templates that can be replaced. ``compact`` is ours: the schema of the
+called tool and the last turns, shortened until a small model can take it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from rwml.masking import mask_to_schema
+from rwml.masking import Masked, mask
+from rwml.prompts.templates import Task, Templates, load_templates
 from rwml.schema import Message, Tool, Transition
 
 Profile = Literal["compact", "paper"]
@@ -31,26 +32,14 @@ COMPACT_SYSTEM = (
 COMPACT_LINE_CHARS = (240, 120, 60)
 """Longest line of the compact history, tried in this order until the prompt fits (ours)."""
 
-AGENT_TASK = (
-    "Predict the next message that the agent will receive after the potential assistant response "
-    "above: from the user, or from a tool. First think about it briefly inside <think> and "
-    "</think>. Then write the message itself inside <next_state> and </next_state>: plain text "
-    "for a user; for a tool a short status or error message, or the JSON schema of its result in "
-    "OpenAPI form."
-)
-ENVIRONMENT_TASK = (
-    "Predict what the environment will answer to the potential action above. First reflect step "
-    "by step, briefly, on what the history taught you about this environment, inside <think> and "
-    "</think>. Then write the immediate next observation inside <next_state> and </next_state>, "
-    "in the style of the observations so far."
-)
-
 
 def render_prompt(
     transition: Transition,
     *,
     profile: Profile = "paper",
     fits: Callable[[Prompt], bool] | None = None,
+    templates: Templates | None = None,
+    task: Task = "rwml",
 ) -> Prompt | None:
     """Renders the prompt of a transition.
 
@@ -60,12 +49,14 @@ def render_prompt(
         fits: says whether a prompt is short enough; None when every length will do. The compact
             profile drops old turns, then shortens lines, until it fits; the paper's does not
             shorten.
+        templates: of the paper profile; by default those that come with rwml.
+        task: of the paper profile: ``sft`` for one that asks for no reasoning (WM SFT).
 
     Returns:
         Chat messages, or None where no allowed form fits.
     """
     if profile == "paper":
-        prompt = _paper(transition)
+        prompt = _paper(transition, templates or load_templates(), task)
         return prompt if fits is None or fits(prompt) else None
     dialogue = [message for message in transition.context if message.role != "system"]
     if fits is None:
@@ -84,30 +75,65 @@ def render_next_state(transition: Transition, *, mask: bool) -> str:
     Args:
         mask: True to replace the JSON results of tools by their schema (RWML app. C.1).
     """
-    texts = []
-    for message in transition.next_state:
-        text = (message.content or "").strip()
-        texts.append(mask_to_schema(text) if mask and message.role == "tool" else text)
-    return PARALLEL_SEPARATOR.join(texts)
+    return join_results(next_state_parts(transition, mask=mask))
 
 
-def _paper(transition: Transition) -> Prompt:
-    system = "\n\n".join(m.content or "" for m in transition.context if m.role == "system")
-    if transition.tools:
-        schemas = [json.dumps(tool.to_openai(), ensure_ascii=False) for tool in transition.tools]
-        system += "\n\n# Tools\n" + "\n".join(schemas)
-    environment = transition.kind == "environment"
-    sections = []
+def next_state_parts(transition: Transition, *, mask: bool) -> list[Masked]:
+    """The texts of a next state, in the order of the action's calls, and how each was masked."""
+    return [result_text(message, masked=mask) for message in transition.next_state]
+
+
+def result_text(message: Message, *, masked: bool) -> Masked:
+    """The text of a message, as its schema where it is a tool's JSON and `masked`."""
+    text = (message.content or "").strip()
+    return mask(text) if masked and message.role == "tool" else Masked(text, "text")
+
+
+def join_results(parts: Sequence[Masked]) -> str:
+    """One text of the results of parallel calls."""
+    return PARALLEL_SEPARATOR.join(part.text for part in parts)
+
+
+def as_sft(prompt: Prompt, *, kind: str, templates: Templates | None) -> Prompt:
+    """The same prompt, asking for no reasoning (WM SFT).
+
+    Args:
+        prompt: made by `render_prompt` for GRPO.
+        kind: of its next state.
+        templates: that it was made with; None for the compact profile, which never asks for any.
+    """
+    if templates is None:
+        return prompt
+    template = templates.of(kind)
+    before, found, after = prompt[-1]["content"].rpartition(template.rwml)
+    if not found:
+        return prompt
+    return [*prompt[:-1], {**prompt[-1], "content": f"{before}{template.sft}{after}"}]
+
+
+def _paper(transition: Transition, templates: Templates, task: Task) -> Prompt:
+    dialogue = [message for message in transition.context if message.role != "system"]
+    lines = [_line(message, None) for message in dialogue]
     facts = transition.metadata.get("user_information")
-    if isinstance(facts, str) and facts:
-        sections.append(f"# User Information\n{facts}")
-    history = [_line(m, None) for m in transition.context if m.role != "system"]
-    sections.append("# History\n" + "\n".join(history))
-    title = "Potential action" if environment else "Potential assistant response"
-    sections.append(f"# {title}\n{_action(transition.action, None)}")
-    sections.append(ENVIRONMENT_TASK if environment else AGENT_TASK)
-    prompt = [{"role": "user", "content": "\n\n".join(sections)}]
-    return [{"role": "system", "content": system.strip()}, *prompt] if system.strip() else prompt
+    values = {
+        "instruction": "\n\n".join(
+            m.content or "" for m in transition.context if m.role == "system"
+        ),
+        "tools": tool_lines(transition.tools),
+        "user_information": facts if isinstance(facts, str) else "",
+        "history": "\n".join(lines),
+        "past": "\n".join(lines[:-1]),
+        "observation": (dialogue[-1].content or "") if dialogue else "",
+        "action": _action(transition.action, None),
+    }
+    system, user = templates.of(transition.kind).fill(values, task=task)
+    prompt = [{"role": "user", "content": user}]
+    return [{"role": "system", "content": system}, *prompt] if system else prompt
+
+
+def tool_lines(tools: Sequence[Tool]) -> str:
+    """The schemas of tools, one a line."""
+    return "\n".join(json.dumps(tool.to_openai(), ensure_ascii=False) for tool in tools)
 
 
 def _compact(transition: Transition, dialogue: Sequence[Message], line_chars: int) -> Prompt:

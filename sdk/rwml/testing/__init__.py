@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rwml.extras import require
 from rwml.testing.encoders import BagOfWordsEncoder
 from rwml.testing.recording import recorded
+from rwml.testing.server import OpenAIServer
 from rwml.testing.stores import FaultyStore, MemoryStore, fail_on, memory_store
 from rwml.testing.trajectories import TrajectoryBuilder, make_trajectory
 
@@ -19,6 +20,7 @@ __all__ = [
     "BagOfWordsEncoder",
     "FaultyStore",
     "MemoryStore",
+    "OpenAIServer",
     "ScriptedChatModel",
     "TrajectoryBuilder",
     "fail_on",

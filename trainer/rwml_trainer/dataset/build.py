@@ -1,7 +1,8 @@
 """Builds GRPO examples from a store (RWML sec. 2.2, app. C.1).
 
-Select transitions, cut the context to H turns, mask tool results, render the prompt, split by
-task, write. Each transition either becomes a row or is counted under the reason why not.
+Select transitions, cut the context to H turns, mask tool results, render the prompt, split, write,
+drop what is too easy. Each transition either becomes a row or is counted under the reason why not.
+Transitions are streamed: memory does not grow with the text of the store.
 """
 
 from __future__ import annotations
@@ -9,35 +10,43 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rwml.errors import DatasetError, UsageError
 from rwml.files import file_sha256, whole_folder, write_json
-from rwml.prompts import render_next_state, render_prompt
-from rwml.prompts.profiles import Prompt
 from rwml.schema import Transition
-from rwml.sightings import Sightings
+from rwml.sightings import INNER_SOURCES, Sightings
 from rwml.store import Store
 from rwml_trainer.dataset.files import (
     MANIFEST,
+    Filtered,
     Manifest,
     Row,
     RowWriter,
+    Tokens,
     file_name,
     is_dataset,
 )
-from rwml_trainer.dataset.splitting import HeldOut, Split, split_groups
-from rwml_trainer.generation import render_chat
+from rwml_trainer.dataset.report import Report
+from rwml_trainer.dataset.rows import REASONS, RowMaker, group_key
+from rwml_trainer.dataset.splitting import SPLITS, Split, SplitPlan, plan_split
 from rwml_trainer.models import template_sha256
 from rwml_trainer.recipes import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SPLITS: tuple[Split, ...] = ("train", "validation")
-REASONS = ("too_long", "prompt_too_long", "empty", "arrived_late", "recorded_twice")
+Watch = Callable[[Iterable[Transition]], Iterable[Transition]]
+
+
+class EasyFilter(Protocol):
+    """Drops easy training rows of a dataset folder that is being built."""
+
+    def __call__(self, folder: Path, *, on_drop: Callable[[Row], None]) -> Filtered:
+        """Rewrites the training rows; `on_drop` is called with each row that is dropped."""
+        ...
 
 
 def build_dataset(
@@ -47,7 +56,9 @@ def build_dataset(
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
     source: str | None = None,
-    watch: Callable[[Iterable[Transition]], Iterable[Transition]] = iter,
+    watch: Watch = iter,
+    easy_filter: EasyFilter | None = None,
+    report: Report | None = None,
 ) -> Manifest:
     """Builds a dataset folder.
 
@@ -58,6 +69,8 @@ def build_dataset(
         tokenizer: measures prompts and targets, with its chat template.
         source: only transitions of this source.
         watch: wraps the transitions, to show progress.
+        easy_filter: drops easy training rows; None to keep all.
+        report: takes in what is read and kept, to say how predictable it is.
 
     Returns:
         The manifest, which is on disk when this returns.
@@ -67,72 +80,140 @@ def build_dataset(
         UsageError: `out` is a file, or a folder with something else in it.
     """
     check_folder(out)
-    seen, groups = Sightings(), set[str]()
-    for transition in store.transitions(history=0, source=source):
-        seen.note(transition)
-        groups.add(group_key(transition))
+    seen, groups = _look_over(store, source)
     if not groups:
         of = f" of source {source!r}" if source else ""
         raise DatasetError(f"{store.url} holds no transition{of}: record something first")
-    sides, held_out = split_groups(groups, validation_share=recipe.data.validation_share)
+    data = recipe.data
+    plan = plan_split(
+        groups,
+        validation_share=data.validation_share,
+        held_out_share=data.held_out_share,
+        by=data.split_by,
+    )
+    maker = RowMaker(data, tokenizer)
+    counted = _Counted.empty()
     with whole_folder(out) as folder:
-        return _write(store, folder, sides, held_out, recipe, tokenizer, source, watch, seen)
+        transitions = watch(store.transitions(history=data.history, source=source))
+        _write_rows(transitions, folder, plan, maker, seen, counted, report)
+        for split in ("train", "validation"):
+            if not counted.kinds[split]:
+                raise DatasetError(
+                    f"no {split} row is left of {counted.total} transitions (dropped: "
+                    f"{dict(counted.dropped)}): raise data.max_target_tokens or "
+                    f"data.max_prompt_tokens, or record more tasks"
+                )
+
+        def drop_easy(row: Row) -> None:
+            counted.kinds["train"][row["kind"]] -= 1
+            counted.dropped["easy"] += 1
+            if report is not None:
+                report.drop_easy(row)
+
+        filtered = easy_filter(folder, on_drop=drop_easy) if easy_filter else None
+        manifest = _describe(folder, recipe, maker, plan, counted, filtered)
+        manifest = manifest.model_copy(
+            update={
+                "source": source,
+                "template_sha256": template_sha256(tokenizer),
+                "store": {"url": store.url, **asdict(store.counts(source=source))},
+            }
+        )
+        write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    return manifest
 
 
-def _write(
-    store: Store,
-    out: Path,
-    sides: dict[str, Split],
-    held_out: HeldOut,
-    recipe: Recipe,
-    tokenizer: PreTrainedTokenizerBase,
-    source: str | None,
-    watch: Callable[[Iterable[Transition]], Iterable[Transition]],
+@dataclass
+class _Counted:
+    """Counts of a build; tasks are those that left a row before the filter."""
+
+    total: int
+    dropped: Counter[str]
+    kinds: dict[Split, Counter[str]]
+    tasks: dict[Split, set[str]]
+
+    @classmethod
+    def empty(cls) -> _Counted:
+        return cls(
+            total=0,
+            dropped=Counter(dict.fromkeys(REASONS, 0)),
+            kinds={split: Counter() for split in SPLITS},
+            tasks={split: set() for split in SPLITS},
+        )
+
+
+def _look_over(store: Store, source: str | None) -> tuple[Sightings, set[str]]:
+    """What outer recorders saw, and the groups of the transitions."""
+    seen, groups = Sightings(), set[str]()
+    inner = any(store.counts(source=name).transitions for name in INNER_SOURCES)
+    for transition in store.transitions(history=0, source=source):
+        if inner:  # else nothing can have a twin
+            seen.note(transition)
+        groups.add(group_key(transition))
+    return seen, groups
+
+
+def _write_rows(
+    transitions: Iterable[Transition],
+    folder: Path,
+    plan: SplitPlan,
+    maker: RowMaker,
     seen: Sightings,
-) -> Manifest:
-    make_row = RowMaker(recipe, tokenizer)
-    kinds: dict[Split, Counter[str]] = {split: Counter() for split in SPLITS}
-    tasks: dict[Split, set[str]] = {split: set() for split in SPLITS}
-    dropped: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
-    total = 0
+    counted: _Counted,
+    report: Report | None,
+) -> None:
     with ExitStack() as stack:
-        writers = {s: stack.enter_context(RowWriter(out / file_name(s))) for s in SPLITS}
-        for transition in watch(store.transitions(history=recipe.data.history, source=source)):
-            total += 1
-            key = group_key(transition)
+        writers = {s: stack.enter_context(RowWriter(folder / file_name(s))) for s in SPLITS}
+        for transition in transitions:
+            counted.total += 1
+            group = group_key(transition)
+            side = plan.side(group, transition.id)
             # A task that is first recorded while we read has no side yet: the next build has it.
-            row = make_row(transition) if key in sides else "arrived_late"
+            row = maker(transition) if side else "arrived_late"
             if seen.has_twin_of(transition):
                 row = "recorded_twice"
-            if isinstance(row, str):
-                dropped[row] += 1
+            if report is not None:
+                report.add(transition, row, side)
+            if isinstance(row, str) or side is None:
+                counted.dropped[str(row)] += 1
                 continue
-            side = sides[key]
             writers[side].add(row)
-            kinds[side][row["kind"]] += 1
-            tasks[side].add(key)
-    manifest = Manifest(
+            counted.kinds[side][row["kind"]] += 1
+            counted.tasks[side].add(group)
+
+
+def _describe(
+    folder: Path,
+    recipe: Recipe,
+    maker: RowMaker,
+    plan: SplitPlan,
+    counted: _Counted,
+    filtered: Filtered | None,
+) -> Manifest:
+    """The manifest, but for what only the store and the tokenizer know."""
+    tallies = {"prompt": maker.prompt_tokens, "target": maker.target_tokens}
+    return Manifest(
         recipe=recipe.data,
-        source=source,
+        seed=recipe.seed,
+        templates=maker.templates,
+        source=None,
         model=recipe.model,
-        template_sha256=template_sha256(tokenizer),
-        store={"url": store.url, **asdict(store.counts(source=source))},
-        transitions=total,
-        rows={split: kinds[split].total() for split in SPLITS},
-        tasks={split: len(tasks[split]) for split in SPLITS},
-        kinds={split: dict(kinds[split]) for split in SPLITS},
-        dropped=dict(dropped),
-        held_out=held_out,
-        sha256={file_name(split): file_sha256(out / file_name(split)) for split in SPLITS},
+        template_sha256="",
+        store={},
+        transitions=counted.total,
+        rows={split: counted.kinds[split].total() for split in SPLITS},
+        tasks={split: len(counted.tasks[split]) for split in SPLITS},
+        kinds={split: dict(counted.kinds[split]) for split in SPLITS},
+        dropped=dict(counted.dropped),
+        masking=dict(maker.masking),
+        tokens={
+            name: Tokens(mean=round(tally.mean, 1), max=tally.largest)
+            for name, tally in tallies.items()
+        },
+        held_out=plan.held_out,
+        filtered=filtered,
+        sha256={file_name(split): file_sha256(folder / file_name(split)) for split in SPLITS},
     )
-    for split in SPLITS:
-        if not manifest.rows[split]:
-            raise DatasetError(
-                f"no {split} row is left of {total} transitions (dropped: {dict(dropped)}): "
-                f"raise data.max_target_tokens or data.max_prompt_tokens, or record more tasks"
-            )
-    write_json(out / MANIFEST, manifest.model_dump(mode="json"))
-    return manifest
 
 
 def check_folder(out: Path) -> None:
@@ -145,44 +226,3 @@ def check_folder(out: Path) -> None:
         raise UsageError(f"{out} is a file: name a folder")
     if out.is_dir() and any(out.iterdir()) and not is_dataset(out):
         raise UsageError(f"{out} is not empty and holds no dataset: choose another --out")
-
-
-def group_key(transition: Transition) -> str:
-    """What stays together on one side of the split: the task, else the thread or trajectory."""
-    thread = transition.metadata.get("thread_id")
-    name = transition.task_id or (str(thread) if thread else transition.trajectory_id)
-    return f"{transition.source}/{name}"
-
-
-class RowMaker:
-    """Turns a transition into a row, or into the reason why it is left out."""
-
-    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._data = recipe.data
-        self._tokenizer = tokenizer
-
-    def __call__(self, transition: Transition) -> Row | str:
-        """The row, or the reason (one of `REASONS`) why there is none."""
-        target = render_next_state(transition, mask=self._data.mask_tools)
-        if not target:
-            return "empty"
-        tokens = self._tokenizer.encode(target, add_special_tokens=False)
-        if len(tokens) > self._data.max_target_tokens:
-            return "too_long"
-        prompt = render_prompt(transition, profile=self._data.profile, fits=self._fits)
-        if prompt is None:
-            return "prompt_too_long"
-        return Row(
-            prompt=prompt,
-            next_state=target,
-            kind=transition.kind,
-            id=transition.id,
-            source=transition.source,
-            task_id=transition.task_id,
-            tool=transition.tool,
-        )
-
-    def _fits(self, prompt: Prompt) -> bool:
-        text = render_chat(self._tokenizer, prompt)
-        tokens = self._tokenizer.encode(text, add_special_tokens=False)
-        return len(tokens) <= self._data.max_prompt_tokens

@@ -1,35 +1,39 @@
-"""A dataset on disk: two Parquet files and a manifest that is written last.
+"""A dataset on disk: a Parquet file of each side and a manifest that is written last.
 
 A folder without a manifest, or whose files do not match its hashes, is never trained on.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from rwml.errors import DatasetError
 from rwml.extras import require
 from rwml.files import file_sha256
+from rwml.prompts import Templates, as_sft
 from rwml.prompts.profiles import Prompt
 from rwml.schema import Kind
-from rwml_trainer.dataset.splitting import HeldOut, Split
-from rwml_trainer.recipes import DataRecipe
+from rwml_trainer.dataset.splitting import SPLITS, HeldOut, Split
+from rwml_trainer.encoders import EncoderMark
+from rwml_trainer.recipes import DataRecipe, FilterRecipe
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MANIFEST = "manifest.json"
-DATASET_VERSION = 1
+DATASET_VERSION = 2
 BATCH_ROWS = 512
 """Rows of one Parquet row group: bounds memory while writing (ours)."""
 
 
 class Row(TypedDict):
-    """One example; the columns of both Parquet files.
+    """One example; the columns of the Parquet files.
 
     ``prompt``: chat messages. ``next_state``: the target text. ``kind``: who answered. ``id``:
     ``trajectory/step/attempt``. ``tool``: the called tool; None when none or several.
@@ -44,18 +48,60 @@ class Row(TypedDict):
     tool: str | None
 
 
+class Tokens(BaseModel):
+    """Mean and maximum of token counts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: float
+    max: int
+
+
+class Filtered(BaseModel):
+    """What the easy-sample filter did to the training rows (RWML sec. 2.2).
+
+    Attributes:
+        recipe: its settings.
+        tau_d: threshold of the gap at the data stage.
+        training_tau_d: the threshold for training that follows from it.
+        is_calibrated: whether `tau_d` was found from the data.
+        encoder: that measured the gaps.
+        rows: training rows before the filter.
+        easy: of these, those that counted as easy.
+        kept: of the easy ones, those that stayed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: FilterRecipe
+    tau_d: float
+    training_tau_d: float
+    is_calibrated: bool
+    encoder: EncoderMark
+    rows: int
+    easy: int
+    kept: int
+
+
 class Manifest(BaseModel):
     """How a dataset came to be: enough to build the same files again from the same store.
 
     Attributes:
+        seed: of the filter.
+        templates: of the prompts; None for the compact profile.
+        transitions: that were read.
         rows: rows per file.
         tasks: tasks (or trajectories without one) per file.
         dropped: transitions left out, by reason.
-        held_out: ``hash band``, or ``nearest to the band`` where no task lies in it: then a later
-            round may train on what is held out now.
+        masking: tool results of the rows: turned into a ``schema``, left as ``text``, or left
+            since they were ``truncated``.
+        tokens: of ``prompt`` and ``target``, before the filter.
+        held_out: how the validation rows were chosen: ``hash band``; ``nearest to the band`` where
+            no task lies in it: then a later round may train on them; or ``rows``.
         kinds: rows by kind, per file.
         template_sha256: hash of the chat template that prompts were measured with.
         store: URL of the store and its counts at the time.
+        filtered: what the filter did; None where there was none.
         sha256: of each file.
     """
 
@@ -63,6 +109,8 @@ class Manifest(BaseModel):
 
     version: int = DATASET_VERSION
     recipe: DataRecipe
+    seed: int
+    templates: Templates | None
     source: str | None
     model: str
     template_sha256: str
@@ -72,18 +120,45 @@ class Manifest(BaseModel):
     tasks: dict[Split, int]
     kinds: dict[Split, dict[str, int]]
     dropped: dict[str, int]
+    masking: dict[str, int]
+    tokens: dict[str, Tokens]
     held_out: HeldOut
+    filtered: Filtered | None = None
     sha256: dict[str, str]
+
+    @property
+    def evaluated(self) -> Split:
+        """The side that evaluation predicts: the held-out band, where any task lies in it."""
+        return "held_out" if self.rows.get("held_out") else "validation"
+
+    @property
+    def evaluated_share(self) -> float:
+        """Share of the hash band that evaluated tasks come from; 1 where they were trained on."""
+        if self.evaluated == "held_out":
+            return self.recipe.held_out_share
+        return 1.0 if self.held_out == "rows" else self.recipe.untouched_share
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset in memory: rows of both files, and the manifest."""
+    """A dataset in memory: the rows of each side, and the manifest."""
 
     folder: Path
     train: list[Row]
     validation: list[Row]
+    held_out: list[Row]
     manifest: Manifest
+
+    @property
+    def evaluated(self) -> list[Row]:
+        """The rows that evaluation predicts."""
+        return self.held_out if self.manifest.evaluated == "held_out" else self.validation
+
+
+def sft_row(row: Row, templates: Templates | None) -> Row:
+    """The row of WM SFT: its prompt asks for the prediction alone (RWML tables A5, A7)."""
+    prompt = as_sft(row["prompt"], kind=row["kind"], templates=templates)
+    return {**row, "prompt": prompt}
 
 
 def file_name(split: Split) -> str:
@@ -124,45 +199,73 @@ class RowWriter:
         self._writer.close()
 
 
-def read_dataset(folder: Path) -> Dataset:
-    """Reads a whole dataset.
+def read_manifest(folder: Path) -> Manifest:
+    """Reads what a dataset says of itself, without its rows.
 
     Raises:
-        DatasetError: it is missing, half-written, changed since it was built, or too new.
+        DatasetError: it is missing, half-written, or of another version.
     """
-    require("train", "pyarrow")
     path = folder / MANIFEST
     if not path.is_file():
         raise DatasetError(
             f"{folder} is no whole dataset (it has no {MANIFEST}): build one with 'rwml build'"
         )
     try:
-        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, ValueError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = values.get("version") if isinstance(values, dict) else None
+        if isinstance(version, int) and version != DATASET_VERSION:
+            age = "a newer" if version > DATASET_VERSION else "an older"
+            raise DatasetError(f"{folder} was built by {age} rwml: build it again")
+        return Manifest.model_validate(values)
+    except DatasetError:
+        raise
+    except ValueError as error:
         raise DatasetError(f"{path} is not a dataset manifest: {error}") from error
-    if manifest.version > DATASET_VERSION:
-        raise DatasetError(f"{folder} was built by a newer rwml: upgrade, or build it again")
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Refuses a dataset whose files are not those that the manifest names.
+
+    Raises:
+        DatasetError: one is missing or changed.
+    """
     for name, expected in manifest.sha256.items():
         file = folder / name
         if not file.is_file() or file_sha256(file) != expected:
             raise DatasetError(f"{file} is missing or changed since it was built: build it again")
-    rows = {split: _read_rows(folder / file_name(split)) for split in ("train", "validation")}
-    return Dataset(folder, rows["train"], rows["validation"], manifest)
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """Reads a whole dataset.
+
+    Raises:
+        DatasetError: it is missing, half-written, changed since it was built, or of another
+            version.
+    """
+    require("train", "pyarrow")
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    train, validation, held_out = (list(stream_rows(folder / file_name(s))) for s in SPLITS)
+    return Dataset(folder, train, validation, held_out, manifest)
+
+
+def stream_rows(path: Path) -> Iterator[Row]:
+    """Rows of a Parquet file, a batch of them in memory at a time."""
+    require("train", "pyarrow")
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            yield from batch.to_pylist()  # type: ignore[misc]  # the schema is Row's
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether a folder holds a dataset of ours, whole or changed."""
+    """Whether a folder holds a dataset of ours, of any version, whole or changed."""
     try:
-        Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return True
-
-
-def _read_rows(path: Path) -> list[Row]:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(path).to_pylist()  # type: ignore[return-value]  # the schema is Row's
+    return isinstance(values, dict) and {"version", "template_sha256", "sha256"} <= set(values)
 
 
 def _arrow_schema() -> pa.Schema:

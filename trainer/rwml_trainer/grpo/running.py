@@ -15,21 +15,20 @@ from trl.trainer.grpo_config import GRPOConfig
 
 from rwml.cli.output import say
 from rwml.errors import DatasetError, UsageError
-from rwml.prompts import parse_prediction
 from rwml_trainer.checkpoints import newest_whole
 from rwml_trainer.dataset import Row
 from rwml_trainer.grpo.trainer import WorldModelTrainer
 from rwml_trainer.metrics import watched
 from rwml_trainer.recipes import Recipe
 from rwml_trainer.resuming import saving
-from rwml_trainer.rewards import NextStateReward, completion_text
+from rwml_trainer.rewards import NextStateScore, logged_reward
 
 
 def run_grpo(
     model: Any,
     tokenizer: Any,
     rows: Sequence[Row],
-    reward: NextStateReward,
+    reward: NextStateScore,
     *,
     recipe: Recipe,
     scratch: Path,
@@ -64,7 +63,7 @@ def run_grpo(
     with watched(metrics, stage="grpo", label="grpo", steps=recipe.grpo.steps, done=done) as watch:
         trainer = WorldModelTrainer(
             model=model,
-            reward_funcs=with_format_rate(reward),
+            reward_funcs=logged_reward(reward, recipe.guards),
             args=grpo_config(recipe, scratch),
             train_dataset=Dataset.from_list([dict(row) for row in rows]),
             processing_class=tokenizer,
@@ -131,19 +130,3 @@ def grpo_config(recipe: Recipe, scratch: Path) -> GRPOConfig:
         seed=recipe.seed,
         **saving(settings.save_steps),
     )
-
-
-def with_format_rate(reward: NextStateReward) -> Any:
-    """The reward as TRL wants it, with the share of well-formed completions logged beside it."""
-
-    def next_state_reward(**columns: Any) -> list[float | None]:
-        log_metric = columns.get("log_metric")
-        if log_metric is not None:
-            formed = [
-                parse_prediction(completion_text(c)).next_state is not None
-                for c in columns["completions"]
-            ]
-            log_metric("format_rate", sum(formed) / len(formed))
-        return reward(**columns)
-
-    return next_state_reward

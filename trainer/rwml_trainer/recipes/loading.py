@@ -1,19 +1,45 @@
-"""Finds a recipe by name or path, applies overrides, and says what is wrong with it."""
+"""Finds a recipe by name or path, applies overrides, and says what is wrong with it.
+
+In a file a setting may carry its origin: ``tau_d = {value = 0.2, from = "app. B.1"}``.
+"""
 
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from rwml.errors import RecipeError
-from rwml_trainer.recipes.schema import Recipe
+from rwml_trainer.recipes.schema import ORIGIN, Recipe
 
 _FOLDER = Path(__file__).parent
+_WITH_ORIGIN = {"value", "from"}
+SNAPSHOT = "started.json"
+"""What a training writes first into its run folder; its recipe repeats the run."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe, and where each of its values comes from.
+
+    Attributes:
+        recipe: the checked recipe.
+        origins: dotted key to a paper section, "ours", the file that set it, or "command line".
+    """
+
+    recipe: Recipe
+    origins: dict[str, str]
+
+    def table(self) -> dict[str, dict[str, JsonValue]]:
+        """Each dotted key with its ``value`` and ``origin``, in the order of the schema."""
+        values = dict(_flat(self.recipe.model_dump(mode="json")))
+        return {k: {"value": value, "origin": self.origins[k]} for k, value in values.items()}
 
 
 def recipe_names() -> list[str]:
@@ -22,34 +48,107 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Loads a recipe.
+    """Loads a recipe; see `resolve_recipe`."""
+    return resolve_recipe(name, overrides).recipe
+
+
+def resolve_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Resolved:
+    """Loads a recipe, with the origin of each value.
 
     Args:
-        name: name of a shipped recipe, or path of a TOML file.
+        name: name of a shipped recipe, path of a TOML file, or a run folder, whose recipe is used
+            again.
         overrides: dotted keys to values, such as ``{"grpo.steps": 8}``; None values are skipped.
 
     Raises:
         RecipeError: no such recipe, not TOML, an unknown key, or a value out of range.
     """
+    values, told, path = _read(name)
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            _set(values, key, value)
+            told[key] = "command line"
+            section, _, setting = key.rpartition(".")
+            if section and setting == "steps":  # steps that are asked for win over epochs
+                _set(values, f"{section}.epochs", None)
+                told[f"{section}.epochs"] = "command line"
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {_explain(error)}") from error
+    origins = {key: str(path) for key, _ in _flat(values)} | told
+    defaults = origins_of(Recipe)
+    keys = [key for key, _ in _flat(recipe.model_dump(mode="json"))]
+    return Resolved(recipe, {key: origins.get(key) or defaults[key] for key in keys})
+
+
+def origins_of(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
+    """Dotted keys of a recipe's settings to the origin of their defaults.
+
+    Raises:
+        RecipeError: a setting does not say where its default comes from.
+    """
+    found: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{name}"
+        extra = field.json_schema_extra
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= origins_of(field.annotation, f"{key}.")
+        elif isinstance(extra, dict) and extra.get(ORIGIN):
+            found[key] = str(extra[ORIGIN])
+        elif not field.is_required():
+            raise RecipeError(f"the default of {key} has no origin: make it with setting()")
+    return found
+
+
+def _read(name: str) -> tuple[dict[str, Any], dict[str, str], Path]:
+    """Plain values of a recipe, the origins that it tells, and its path."""
     path = _FOLDER / f"{name}.toml"
     if not path.is_file():
         path = Path(name)
+    if path.is_dir() and (path / SNAPSHOT).is_file():
+        return _read_snapshot(path / SNAPSHOT)
     if not path.is_file():
         raise RecipeError(
-            f"no recipe {name!r}: name one of {', '.join(recipe_names())}, or a TOML file"
+            f"no recipe {name!r}: name one of {', '.join(recipe_names())}, a TOML file, or a run"
         )
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not TOML: {error}") from error
+    told: dict[str, str] = {}
+    values = _without_origins(values, told)
     values.setdefault("name", path.stem)
-    for key, value in (overrides or {}).items():
-        if value is not None:
-            _set(values, key, value)
+    return values, told, path
+
+
+def _read_snapshot(path: Path) -> tuple[dict[str, Any], dict[str, str], Path]:
     try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise RecipeError(f"{path}: {_explain(error)}") from error
+        values = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        return dict(values), {}, path
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"{path} holds no recipe: name another run") from error
+
+
+def _without_origins(values: dict[str, Any], told: dict[str, str], at: str = "") -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and set(value) == _WITH_ORIGIN:
+            told[f"{at}{key}"] = str(value["from"])
+            plain[key] = value["value"]
+        elif isinstance(value, dict):
+            plain[key] = _without_origins(value, told, f"{at}{key}.")
+        else:
+            plain[key] = value
+    return plain
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _set(values: dict[str, Any], dotted: str, value: Any) -> None:

@@ -1,0 +1,134 @@
+"""A transition becomes a row, or the reason why there is none. Knows no files and no splits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rwml.prompts import load_templates, render_prompt
+from rwml.prompts.profiles import Prompt, join_results, next_state_parts
+from rwml.schema import Transition
+from rwml_trainer.dataset.files import Row
+from rwml_trainer.dataset.tokens import TokenCounter
+from rwml_trainer.generation import render_chat
+from rwml_trainer.recipes import DataRecipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+REASONS = (
+    "too_long",
+    "prompt_too_long",
+    "empty",
+    "invalid_action",
+    "arrived_late",
+    "recorded_twice",
+    "easy",
+)
+"""Why a transition is no row; ``easy`` ones are dropped by the filter, from training alone."""
+INVALID_KEY = "invalid"
+"""Step metadata in which an environment says how an action was invalid."""
+UNREADABLE = "format"
+"""Its value where the reply held no action at all; what an environment could read and refused
+(``command``) is kept: that it is refused is to be learned."""
+
+
+def group_key(transition: Transition) -> str:
+    """What stays together on one side of the split: the task, else the thread or trajectory."""
+    thread = transition.metadata.get("thread_id")
+    name = transition.task_id or (str(thread) if thread else transition.trajectory_id)
+    return f"{transition.source}/{name}"
+
+
+def is_invalid_action(transition: Transition) -> bool:
+    """Whether nobody could read an action: no text and no call, or arguments that are no JSON.
+
+    RWML sec. 2.2 removes some samples with invalid actions and does not say which (rule: ours).
+    """
+    action = transition.action
+    if not action.tool_calls and not (action.content or "").strip():
+        return True
+    if any(call.raw_arguments is not None for call in action.tool_calls):
+        return True
+    return transition.step_metadata.get(INVALID_KEY) == UNREADABLE
+
+
+class RowMaker:
+    """Turns a transition into a row, or into the reason why it is left out.
+
+    Attributes:
+        masking: how many tool results became a schema, stayed text, or were cut.
+        prompt_tokens: of the rows that were made: their number, sum and maximum.
+        target_tokens: the same of next states.
+    """
+
+    def __init__(self, recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._data = recipe
+        self._tokenizer = tokenizer
+        self._counter = TokenCounter(tokenizer)
+        self.templates = (
+            load_templates(Path(recipe.templates) if recipe.templates else None)
+            if recipe.profile == "paper"
+            else None
+        )
+        self.masking: Counter[str] = Counter()
+        self.prompt_tokens = Tally()
+        self.target_tokens = Tally()
+        self._last_prompt_tokens = 0
+
+    def __call__(self, transition: Transition) -> Row | str:
+        """The row, or the reason (one of `REASONS`) why there is none."""
+        if self._data.drop_invalid_actions and is_invalid_action(transition):
+            return "invalid_action"
+        parts = next_state_parts(transition, mask=self._data.mask_tools)
+        target = join_results(parts)
+        if not target:
+            return "empty"
+        target_tokens = self._counter.within(target, self._data.max_target_tokens)
+        if target_tokens is None:
+            return "too_long"
+        prompt = render_prompt(
+            transition, profile=self._data.profile, fits=self._fits, templates=self.templates
+        )
+        if prompt is None:
+            return "prompt_too_long"
+        if transition.kind == "tool":
+            self.masking.update(part.outcome for part in parts)
+        self.prompt_tokens.add(self._last_prompt_tokens)
+        self.target_tokens.add(target_tokens)
+        return Row(
+            prompt=prompt,
+            next_state=target,
+            kind=transition.kind,
+            id=transition.id,
+            source=transition.source,
+            task_id=transition.task_id,
+            tool=transition.tool,
+        )
+
+    def _fits(self, prompt: Prompt) -> bool:
+        text = render_chat(self._tokenizer, prompt)
+        tokens = self._counter.within(text, self._data.max_prompt_tokens)
+        self._last_prompt_tokens = tokens or 0
+        return tokens is not None
+
+
+class Tally:
+    """Number, sum and maximum of what was added."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.total = 0
+        self.largest = 0
+
+    def add(self, value: int) -> None:
+        """Adds a value."""
+        self.number += 1
+        self.total += value
+        self.largest = max(self.largest, value)
+
+    @property
+    def mean(self) -> float:
+        """Mean of the values; 0 where there are none."""
+        return self.total / self.number if self.number else 0.0
