@@ -161,7 +161,8 @@ class SharedPrefixTrainer(GRPOTrainer):
             return self._fall_back(f"it cannot run a packed row ({error})")
         scored = mask[:, -kept:].bool()
         gap = (ours - plain)[scored].abs().mean() / plain[scored].abs().mean()
-        if not gap <= max(1e-4, torch.finfo(inner.dtype).eps):  # NaN too
+        rounding = torch.finfo(torch.bfloat16 if self.args.bf16 else inner.dtype).eps
+        if not gap <= max(1e-4, rounding):  # NaN too
             return self._fall_back(f"packed and plain log-probabilities differ by {gap:.1e}")
         self.shares_prefix = True
         return None

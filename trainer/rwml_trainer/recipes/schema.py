@@ -329,12 +329,15 @@ class Recipe(_Section):
     Attributes:
         name: of the recipe.
         model: folder or hub name of the model to train.
+        weights: what is trained: ``lora`` for a LoRA adapter, ``full`` for every weight (kept in
+            float32, run in `dtype`).
         dtype: of the weights.
         seed: of splitting, shuffling, sampling.
     """
 
     name: str
     model: str
+    weights: Literal["lora", "full"] = setting("lora", "ours: the paper trains all weights")
     dtype: Literal["bfloat16", "float32"] = setting("bfloat16", "ours")
     seed: int = setting(0, "ours")
     rollouts: RolloutRecipe = RolloutRecipe()
