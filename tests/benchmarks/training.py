@@ -95,7 +95,7 @@ def train_peak_mib() -> Result:
     )
 
 
-def _step_rates(name: str, shape: Shape, work: Callable[[GRPOTrainer, Shape], None]) -> Result:
+def _step_rates(name: str, shape: Shape, work: Callable[[Any, Shape], None]) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         trainers = {kind: _trainer(kind, shape, Path(folder)) for kind in ("ours", "stock")}
         for trainer in trainers.values():
@@ -110,12 +110,12 @@ def _step_rates(name: str, shape: Shape, work: Callable[[GRPOTrainer, Shape], No
         )
 
 
-def _trainer(kind: str, shape: Shape, folder: Path) -> GRPOTrainer:
+def _trainer(kind: str, shape: Shape, folder: Path) -> Any:
     """A trainer of either kind on the same weights, ready to step."""
     quiet_libraries()
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
-    tokenizer = load_tokenizer(str(make_tiny_model(folder / "tokenizer")))
+    tokenizer: Any = load_tokenizer(str(make_tiny_model(folder / "tokenizer")))
     layers = LAYERS if torch.cuda.is_available() else SMALL
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -133,7 +133,8 @@ def _trainer(kind: str, shape: Shape, folder: Path) -> GRPOTrainer:
     )
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     more: dict[str, Any] = {} if kind == "stock" else {"report": _must_share}
-    trainer = (GRPOTrainer if kind == "stock" else SharedPrefixTrainer)(
+    made: Any = GRPOTrainer if kind == "stock" else SharedPrefixTrainer
+    trainer = made(
         model=get_peft_model(LlamaForCausalLM(config).bfloat16(), lora),
         reward_funcs=lambda completion_ids, **_: [float(sum(ids) % 7) for ids in completion_ids],
         args=_settings(shape, folder),
@@ -184,7 +185,7 @@ def _prompt(tokenizer: Any, tokens: int) -> list[dict[str, str]]:
     return chat(tokenizer.decode(ids[: tokens - frame]))
 
 
-def _pass(trainer: GRPOTrainer, shape: Shape) -> None:
+def _pass(trainer: Any, shape: Shape) -> None:
     """Forward and backward of one group of made-up completions."""
     if trainer._buffered_inputs is None:
         row = trainer.train_dataset[0]
@@ -196,7 +197,7 @@ def _pass(trainer: GRPOTrainer, shape: Shape) -> None:
     _wait()
 
 
-def _full_step(trainer: GRPOTrainer, shape: Shape) -> None:
+def _full_step(trainer: Any, shape: Shape) -> None:
     trainer.training_step(trainer.model, [trainer.train_dataset[0]] * shape.group, None)
     trainer.optimizer.step()
     trainer.model.zero_grad()
