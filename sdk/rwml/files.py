@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,6 +78,16 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_sha256(folder: Path, *, suffixes: Collection[str]) -> str:
+    """SHA-256 of the names and contents of a folder's files with these suffixes, as hex."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix in suffixes:
+            place = path.relative_to(folder).as_posix()
+            digest.update(f"{place}\0{file_sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def sync(path: Path) -> None:

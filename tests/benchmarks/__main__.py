@@ -6,11 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.benchmarks.assembling import assemble_vs_naive
+from tests.benchmarks.building import build_rows_per_s_vs_map, build_stream_mib
 from tests.benchmarks.measure import Result
 from tests.benchmarks.overhead import recorder_overhead
 from tests.benchmarks.reading import read_stream_mib
 from tests.benchmarks.recording import ingest_redacted_vs_sqlite3, ingest_rows_vs_sqlite3
-from tests.benchmarks.rewarding import reward_vs_naive
+from tests.benchmarks.rewarding import reward_vs_encode, reward_vs_naive
 from tests.benchmarks.training import grpo_full_step_vs_trl, grpo_step_vs_trl, train_peak_mib
 
 from rwml.cli.output import say
@@ -23,6 +24,9 @@ BENCHMARKS = (
     recorder_overhead,
     assemble_vs_naive,
     reward_vs_naive,
+    reward_vs_encode,
+    build_rows_per_s_vs_map,
+    build_stream_mib,
     grpo_step_vs_trl,
     grpo_full_step_vs_trl,
     train_peak_mib,

@@ -36,6 +36,15 @@ def read_stream_mib() -> Result:
 
 
 def _peak_mib(path: Path, transitions: int) -> float:
+    url = fill_store(path, transitions)
+    number, peak = run_script(_READ, url)
+    if int(number) != transitions:
+        raise RuntimeError(f"read {number} transitions, not {transitions}")
+    return peak
+
+
+def fill_store(path: Path, transitions: int) -> str:
+    """Makes a store of conversations of a hundred steps; returns its URL."""
     url = f"sqlite:///{path}"
     with open_store(url) as store:
         for first in range(0, transitions // (LENGTH + 1), 100):
@@ -45,10 +54,13 @@ def _peak_mib(path: Path, transitions: int) -> float:
                 batch.headers.append(header_row(trajectory))
                 batch.steps += [step_row(trajectory.id, step) for step in trajectory.steps]
             store.write_batch(batch)
+    return url
+
+
+def run_script(script: str, *arguments: str) -> tuple[int, float]:
+    """The number and the peak memory in MiB that a script prints, from a process of its own."""
     ended = subprocess.run(
-        [sys.executable, "-c", _READ, url], check=True, capture_output=True, text=True
+        [sys.executable, "-c", script, *arguments], check=True, capture_output=True, text=True
     )
     number, peak = ended.stdout.split()
-    if int(number) != transitions:
-        raise RuntimeError(f"read {number} transitions, not {transitions}")
-    return float(peak)
+    return int(number), float(peak)

@@ -44,3 +44,28 @@ def reward_vs_naive() -> Result:
     return rates(
         "reward_vs_naive", ours=ours, baseline=naive, units=PROMPTS * GROUP, unit="completions/s"
     )
+
+
+def reward_vs_encode() -> Result:
+    """Texts per second on completions and targets that all differ, against encoding them bare."""
+    encoder = SentenceTransformerEncoder(resolve_encoder(MINILM))
+    encoder.encode(["a text"])
+    reward = EmbeddingReward(encoder=encoder, tau_d=0.4)
+    count = PROMPTS * GROUP
+    turn = 0
+
+    def texts(what: str) -> list[str]:
+        return [f"Yes, {what} {place} of turn {turn}, please cancel it." for place in range(count)]
+
+    def ours() -> None:
+        nonlocal turn
+        turn += 1
+        completions = [f"<next_state>{text}</next_state>" for text in texts("order")]
+        reward(completions=completions, next_state=texts("item"))
+
+    def bare() -> None:
+        nonlocal turn
+        turn += 1
+        encoder.encode([*texts("order"), *texts("item")])
+
+    return rates("reward_vs_encode", ours=ours, baseline=bare, units=2 * count, unit="texts/s")

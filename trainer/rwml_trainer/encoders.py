@@ -7,14 +7,13 @@ angles between a few fixed texts.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from rwml.encoders import CachedEncoder, Encoder, HttpEncoder, SentenceTransformerEncoder
 from rwml.errors import RewardError
-from rwml.files import file_sha256
+from rwml.files import folder_sha256
 from rwml_trainer.recipes import RewardRecipe
 from rwml_trainer.small_models import resolve_encoder
 
@@ -84,7 +83,7 @@ def mark_encoder(encoder: Encoder, *, name: str | None = None) -> EncoderMark:
     folder = Path(encoder.name)
     return EncoderMark(
         name=name or encoder.name,
-        sha256=_folder_sha256(folder) if folder.is_dir() else None,
+        sha256=folder_sha256(folder, suffixes=_FILES) if folder.is_dir() else None,
         cosines=tuple(round(float(cosines[pair]), 4) for pair in pairs),
     )
 
@@ -105,12 +104,3 @@ def check_encoder(mark: EncoderMark, expected: EncoderMark | None, *, of: str) -
             f"{of} was measured with another encoder ({expected.name}) than {mark.name}: gaps do "
             f"not compare; pass --encoder {expected.name}, or make it anew"
         )
-
-
-def _folder_sha256(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix in _FILES:
-            place = path.relative_to(folder).as_posix()
-            digest.update(f"{place}\0{file_sha256(path)}\n".encode())
-    return digest.hexdigest()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rwml.errors import ModelError
 from rwml.extras import require
+from rwml.files import folder_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -95,6 +96,14 @@ def quiet_libraries() -> None:
 def template_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of the chat template: two runs with different ones are not comparable."""
     return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
+
+
+def model_identity(name: str) -> str:
+    """What tells two models apart: the hash of a folder's files, or a hub name as it is."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return name
+    return folder_sha256(folder, suffixes=(".safetensors", ".json", ".jinja"))
 
 
 def cache_folder() -> Path:

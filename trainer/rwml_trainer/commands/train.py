@@ -9,9 +9,15 @@ import typer
 
 from rwml.cli.output import JsonFlag, emit, stdout_to_stderr
 from rwml.errors import UsageError
+from rwml.extras import require
 from rwml_trainer.commands.build import ModelOption, RecipeOption
-from rwml_trainer.recipes import Resolved, resolve_recipe
+from rwml_trainer.dataset import read_manifest
+from rwml_trainer.planning import GIB, KNOWN, read_shape
+from rwml_trainer.planning import plan as make_plan
+from rwml_trainer.recipes import Recipe, Resolved, resolve_recipe
 from rwml_trainer.runs import FOLDERS
+from rwml_trainer.settling import settle
+from rwml_trainer.small_models import resolve_model
 from rwml_trainer.training import train as run_training
 
 
@@ -32,6 +38,9 @@ def train(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Show the recipe and where each value is from.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say whether it fits, and what it takes; train nothing.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
     """Train a world model on a dataset: a warm start if the recipe has one, then GRPO.
@@ -50,6 +59,11 @@ def train(
     )
     if print_config:
         _print_config(resolved, as_json=json)
+        return
+    if plan:
+        if dataset is None:
+            raise UsageError("name the dataset folder: a plan counts its tokens")
+        _print_plan(dataset, resolved.recipe, as_json=json)
         return
     if dataset is None or out is None:
         raise UsageError("name the dataset folder and --out, the folder of the run")
@@ -79,3 +93,36 @@ def _print_config(resolved: Resolved, *, as_json: bool) -> None:
     width = max(len(setting) for setting, _ in shown)
     lines = [f"{setting:<{width}}  # {origin}" for setting, origin in shown]
     emit({"recipe": table}, as_json=as_json, text="\n".join(lines))
+
+
+def _print_plan(dataset: Path, recipe: Recipe, *, as_json: bool) -> None:
+    manifest = read_manifest(dataset)
+    settled = settle(recipe, manifest)
+    known = recipe.model in KNOWN
+    shape = read_shape(recipe.model if known else resolve_model(recipe.model))
+    found = make_plan(settled, manifest, shape=shape, memory_gib=_gpu_memory_gib(recipe))
+    memory, hours, tokens = (found[name] for name in ("memory_gib", "hours", "tokens"))
+    assert isinstance(memory, dict)  # noqa: S101  # `plan` says so
+    assert isinstance(hours, dict)  # noqa: S101
+    lines = [
+        f"{'fits' if found['fits'] else 'DOES NOT FIT'}: {memory['needed']} GiB of "
+        f"{memory['available']} on each device",
+        *(f"  {name} {gib}" for name, gib in memory.items() if name not in ("needed", "available")),
+        f"steps: {found['steps']}; tokens: {tokens}",
+        "hours: " + ", ".join(f"{stage} {number}" for stage, number in hours.items()),
+        f"filter's share of the computation: {found['filter_share']:.0%}",
+        *(str(note) for note in found["notes"] or ()),  # type: ignore[union-attr]
+    ]
+    emit(found, as_json=as_json, text="\n".join(lines))
+    if not found["fits"]:
+        raise typer.Exit(1)
+
+
+def _gpu_memory_gib(recipe: Recipe) -> float | None:
+    """Memory of the GPU at hand; None where there is none, so that the recipe's counts."""
+    require("train", "torch")
+    import torch
+
+    if not recipe.compute.gpus or not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(0).total_memory / GIB

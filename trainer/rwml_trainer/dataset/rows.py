@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rwml.prompts import load_templates, render_prompt
+from rwml.prompts import Templates, load_templates, render_prompt
 from rwml.prompts.profiles import Prompt, join_results, next_state_parts
 from rwml.schema import Transition
 from rwml_trainer.dataset.files import Row
@@ -54,6 +54,13 @@ def is_invalid_action(transition: Transition) -> bool:
     return transition.step_metadata.get(INVALID_KEY) == UNREADABLE
 
 
+def templates_of(recipe: DataRecipe) -> Templates | None:
+    """The templates of a recipe's prompts; None for the compact profile, which has none."""
+    if recipe.profile == "compact":
+        return None
+    return load_templates(Path(recipe.templates) if recipe.templates else None)
+
+
 class RowMaker:
     """Turns a transition into a row, or into the reason why it is left out.
 
@@ -67,11 +74,7 @@ class RowMaker:
         self._data = recipe
         self._tokenizer = tokenizer
         self._counter = TokenCounter(tokenizer)
-        self.templates = (
-            load_templates(Path(recipe.templates) if recipe.templates else None)
-            if recipe.profile == "paper"
-            else None
-        )
+        self.templates = templates_of(recipe)
         self.masking: Counter[str] = Counter()
         self.prompt_tokens = Tally()
         self.target_tokens = Tally()

@@ -108,7 +108,7 @@ class FilterRecipe(_Section):
         epochs: of the filter model's fine-tuning.
         sft_batch_size: examples of one optimiser step.
         micro_batch_size: examples per forward pass.
-        learning_rate: of the fine-tuning.
+        learning_rate: of the fine-tuning, which is always of a LoRA adapter.
     """
 
     enabled: bool = setting(True, "sec. 2.2")
@@ -128,7 +128,7 @@ class FilterRecipe(_Section):
     epochs: float = setting(2.0, "ours: as WM SFT, app. B", gt=0)
     sft_batch_size: int = setting(32, "ours: as WM SFT, app. B", ge=1)
     micro_batch_size: int = setting(4, "ours", ge=1)
-    learning_rate: float = setting(2e-6, "ours: as WM SFT, app. B", gt=0)
+    learning_rate: float = setting(1e-4, "ours: LoRA", gt=0)
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> FilterRecipe:

@@ -1,0 +1,126 @@
+"""Finds the thresholds of the gap for a dataset, and shows the curve behind them.
+
+The data-stage threshold calls a wanted share of samples easy; that for training follows from it by
+the paper's rule (RWML app. B.1, C.1). Nothing is changed: a recipe is told by whoever reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
+
+from rwml.errors import UsageError
+from rwml.extras import require
+from rwml_trainer.filtering.measuring import Measured
+from rwml_trainer.filtering.thresholds import (
+    LENIENT,
+    STRICT,
+    choose_tau_d,
+    easy_share,
+    grid,
+    training_tau_d,
+)
+
+By = Literal["kind", "tool"]
+MIN_ROWS = 20
+"""A part with fewer rows gets no threshold of its own (ours)."""
+
+
+def calibrate(measured: Sequence[Measured], *, wanted: float, by: By) -> dict[str, JsonValue]:
+    """Thresholds of all rows, and of each part that has enough of them.
+
+    Args:
+        measured: training rows with their critical gaps.
+        wanted: share of easy samples.
+        by: what parts the rows are shown in.
+
+    Returns:
+        ``all`` and ``parts``, each with rows, ``tau_d``, ``training_tau_d``, ``easy_share`` (at
+        ``tau_d``), ``never`` (share that no prediction came near) and ``curve`` (threshold, share);
+        ``warnings``.
+
+    Raises:
+        UsageError: there is no row.
+    """
+    if not measured:
+        raise UsageError("there is no training row to calibrate on")
+    parts: dict[str, list[float]] = {}
+    for row in measured:
+        name = row.kind if by == "kind" else row.tool
+        if name is not None:
+            parts.setdefault(name, []).append(row.critical)
+    whole = _figures([row.critical for row in measured], wanted)
+    found: dict[str, JsonValue] = {
+        name: _figures(criticals, wanted) for name, criticals in sorted(parts.items())
+    }
+    return {
+        "rows": len(measured),
+        "wanted": wanted,
+        "by": by,
+        "all": whole,
+        "parts": found,
+        "warnings": list[JsonValue](_warnings([row.critical for row in measured], wanted)),
+    }
+
+
+def _figures(criticals: Sequence[float], wanted: float) -> dict[str, JsonValue]:
+    curve: list[JsonValue] = [[tau_d, round(easy_share(criticals, tau_d), 6)] for tau_d in grid()]
+    never = sum(math.isinf(critical) for critical in criticals) / len(criticals)
+    figures: dict[str, JsonValue] = {"rows": len(criticals), "never": never, "curve": curve}
+    if len(criticals) < MIN_ROWS:
+        return figures | {"tau_d": None, "training_tau_d": None, "easy_share": None}
+    tau_d = choose_tau_d(criticals, wanted=wanted)
+    return figures | {
+        "tau_d": tau_d,
+        "training_tau_d": training_tau_d(tau_d),
+        "easy_share": easy_share(criticals, tau_d),
+    }
+
+
+def _warnings(criticals: Sequence[float], wanted: float) -> list[str]:
+    if len(criticals) < MIN_ROWS:
+        return [f"{len(criticals)} rows are too few for a threshold: {MIN_ROWS} are needed"]
+    found = []
+    tau_d = choose_tau_d(criticals, wanted=wanted)
+    share = easy_share(criticals, tau_d)
+    training = training_tau_d(tau_d)
+    if abs(share - wanted) > 0.1:
+        found.append(f"no threshold makes {wanted:.0%} of the rows easy: {tau_d} makes {share:.0%}")
+    if training > LENIENT:
+        found.append(f"a training threshold of {training} is too lenient (above {LENIENT})")
+    if tau_d < STRICT:
+        found.append(f"a threshold of {tau_d} comes near exact match (below {STRICT})")
+    return found
+
+
+def draw_curve(calibration: dict[str, JsonValue], path: Path) -> None:
+    """Draws the share of easy rows against the threshold, of all rows and of each part."""
+    require("train", "matplotlib")
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    parts = calibration["parts"]
+    lines = {"all": calibration["all"], **(parts if isinstance(parts, dict) else {})}
+    for name, figures in lines.items():
+        if isinstance(figures, dict) and isinstance(curve := figures["curve"], list):
+            shares = [point for point in curve if isinstance(point, list)]
+            label = f"{name} ({figures['rows']} rows)"
+            width = 2.5 if name == "all" else 1.2
+            axes.plot([p[0] for p in shares], [p[1] for p in shares], label=label, lw=width)  # type: ignore[misc]
+    whole = lines["all"]
+    if isinstance(whole, dict) and isinstance(whole["tau_d"], float):
+        axes.axvline(whole["tau_d"], color="black", linestyle=":")
+        axes.axhline(float(str(calibration["wanted"])), color="black", linestyle=":")
+        title = f"data: tau_d {whole['tau_d']}, training: tau_d {whole['training_tau_d']}"
+        axes.set_title(title, fontsize="medium")
+    axes.set(xlabel="tau_d", ylabel="share of easy samples", ylim=(-0.02, 1.02))
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
