@@ -51,7 +51,7 @@ FAMILIES: dict[str, Callable[[int], Any]] = {
 GROUP = 4
 LENGTH = 10
 ROWS = [
-    {"prompt": [{"role": "user", "content": "the quick brown fox jumps over " * (place + 1)}]}
+    {"prompt": [{"role": "user", "content": "the quick brown fox jumps over " * (place + 8)}]}
     for place in range(6)
 ]
 

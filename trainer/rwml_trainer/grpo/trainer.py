@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch.nn import functional
 from transformers.trainer_utils import SaveStrategy
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -22,6 +23,9 @@ from rwml_trainer.grpo import packing
 from rwml_trainer.grpo.packing import Packed
 from rwml_trainer.grpo.prefill import shared_prefill
 from rwml_trainer.resuming import WholeCheckpoints
+
+PADDINGS = (1, 9)
+"""Tokens of padding that change nothing but the rounding: what a packed row may differ by."""
 
 Logps = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
@@ -159,16 +163,24 @@ class SharedPrefixTrainer(GRPOTrainer):
         packed = packing.pack(ids, mask, kept)
         if packed is None:
             raise RuntimeError("the probe has groups")
+        scored = mask[:, -kept:].bool()
+
+        def stock(padding: int) -> torch.Tensor:
+            wide_ids, wide_mask = (functional.pad(t, (padding, 0)) for t in (ids, mask))
+            score = self._get_per_token_logps_and_entropies
+            return score(self.model, wide_ids, wide_mask, kept)[0][scored]
+
         try:
             with torch.no_grad():
-                plain, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, mask, kept)
-                ours, _ = self._score(self.model, packed, plain.shape, False)
+                plain, *padded = (stock(padding) for padding in (0, *PADDINGS))
+                ours, _ = self._score(self.model, packed, (len(ids), kept), False)
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:
             return self._fall_back(f"it cannot run a packed row ({error})")
-        scored = mask[:, -kept:].bool()
-        gap = (ours - plain)[scored].abs().mean() / plain[scored].abs().mean()
+        scale = plain.abs().mean()
+        gap = (ours[scored] - plain).abs().mean() / scale
         rounding = torch.finfo(torch.bfloat16 if self.args.bf16 else inner.dtype).eps
-        if not gap <= max(1e-4, rounding):  # NaN too
+        noise = max((other - plain).abs().mean() / scale for other in padded)
+        if not gap <= max(1e-4, rounding, 2 * noise):  # NaN too
             return self._fall_back(f"packed and plain log-probabilities differ by {gap:.1e}")
         if packing.hidden_window(config, packed.layout):
             return self._fall_back("its layers look back a window that they do not tell")
