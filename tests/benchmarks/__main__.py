@@ -16,6 +16,7 @@ from tests.benchmarks.reading import read_stream_mib
 from tests.benchmarks.recording import ingest_redacted_vs_sqlite3, ingest_rows_vs_sqlite3
 from tests.benchmarks.rewarding import reward_vs_encode, reward_vs_naive
 from tests.benchmarks.tau2 import record_overhead_share, tau2_task_vs_stock
+from tests.benchmarks.training import grpo_full_step_vs_trl, grpo_step_vs_trl, train_peak_mib
 
 from rwml.cli.output import say
 from rwml.files import write_json
@@ -35,6 +36,9 @@ BENCHMARKS = (
     alfworld_pool_2proc_vs_1,
     tau2_task_vs_stock,
     record_overhead_share,
+    grpo_step_vs_trl,
+    grpo_full_step_vs_trl,
+    train_peak_mib,
 )
 
 

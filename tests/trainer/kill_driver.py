@@ -1,10 +1,10 @@
 """Trains a tiny world model again and again in forked processes that kill themselves.
 
-Usage: kill_driver.py FOLDER MODEL POINTS. Prints one JSON object: the weights' hash of a run that
-was left alone, its number of events, and for each point where a run was killed the hash after it
-was resumed (and killed a second time, and resumed again); ``torn`` is a run that was killed near
-its end and whose newest checkpoint was then cut. An event is a file operation inside the run's
-folder, or the begin or end of a training step.
+Usage: kill_driver.py FOLDER MODEL WEIGHTS POINTS. Prints one JSON object: what became of a run
+that was left alone, and, for each point where a run was killed, of that run after it was resumed
+(and killed a second time, and resumed again); ``torn`` is a run that was killed as its last step
+began and whose newest checkpoint was then cut. A point counts events: file operations inside the
+run's folder, and the begin and end of training steps.
 """
 
 import hashlib
@@ -38,10 +38,11 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WRITES = os.O_WRONLY | os.O_RDWR
 
 
-def recipe_of(model: str) -> Recipe:
+def recipe_of(model: str, weights: str) -> Recipe:
     """Two stages of more than an epoch; in GRPO each generation serves two steps."""
     overrides: dict[str, Any] = {
         "model": model,
+        "weights": weights,
         "lora.targets": "all-linear",
         "data.max_prompt_tokens": 600,
         "data.max_target_tokens": 300,
@@ -85,6 +86,7 @@ class Killer:
         self.run = str(run)
         self.kill_at = kill_at
         self.events = 0
+        self.last_begin = 0
 
     def count(self) -> None:
         self.events += 1
@@ -111,6 +113,7 @@ class Killer:
         class Steps(TrainerCallback):
             def on_step_begin(self, *_: Any, **__: Any) -> None:
                 killer.count()
+                killer.last_begin = killer.events
 
             def on_step_end(self, *_: Any, **__: Any) -> None:
                 killer.count()
@@ -145,9 +148,9 @@ def in_child(work: Callable[[], None], log: Path) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def main(folder: Path, model: str, points: str) -> None:
+def main(folder: Path, model: str, weights: str, points: str) -> None:
     torch.set_num_threads(1)
-    recipe = recipe_of(model)
+    recipe = recipe_of(model, weights)
     url = f"sqlite:///{folder / 'rwml.db'}"
     with open_store(url) as store:
         for task in range(4):
@@ -160,24 +163,24 @@ def main(folder: Path, model: str, points: str) -> None:
             killer = Killer(out, kill_at)
             killer.install()
             training.train(folder / "data", out, recipe=recipe, resume=True)
-            (folder / "events").write_text(str(killer.events))
+            (folder / "events").write_text(f"{killer.events} {killer.last_begin}")
 
         return in_child(work, folder / "log")
 
     def result(out: Path) -> dict[str, Any]:
-        weights = out / "lora_adapter" / "adapter_model.safetensors"
-        if not weights.is_file():
+        trained = [*out.glob("lora_adapter/*.safetensors"), *out.glob("weights/*.safetensors")]
+        if not trained:
             return {"log": (folder / "log").read_text()[-4000:]}
         lines = (out / "metrics.jsonl").read_text().splitlines()
         return {
-            "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "weights": hashlib.sha256(trained[0].read_bytes()).hexdigest(),
             "rewards": json.loads((out / "run.json").read_text())["rewards"],
             "steps": [[json.loads(line)["stage"], json.loads(line)["step"]] for line in lines],
         }
 
     if run(folder / "whole"):
         sys.exit((folder / "log").read_text()[-4000:])
-    events = int((folder / "events").read_text())
+    events, last_begin = map(int, (folder / "events").read_text().split())
     report: dict[str, Any] = {"events": events, "killed": {}}
     chosen = range(1, events + 1) if points == "all" else points_of(events, int(points))
     for point in chosen:
@@ -186,7 +189,7 @@ def main(folder: Path, model: str, points: str) -> None:
         report["killed"][point] = {"codes": codes, **result(out)}
         shutil.rmtree(out)
     out = folder / "torn"
-    code = run(out, events - 12)
+    code = run(out, last_begin)
     kept = sorted((out / "checkpoints" / "grpo").glob("step-*"))
     os.truncate(kept[-1] / "optimizer.pt", 100)
     report["torn"] = {"codes": [code, run(out)], **result(out)}
@@ -202,4 +205,4 @@ def points_of(events: int, count: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -120,7 +120,7 @@ def test_failed_merge_leaves_nothing(run, tmp_path, monkeypatch):
     def fail(path):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("rwml.files._sync", fail)
+    monkeypatch.setattr("rwml.files.sync", fail)
     with pytest.raises(OSError, match="no space"):
         merging.merge(run, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []

@@ -51,7 +51,7 @@ FAMILIES: dict[str, Callable[[int], Any]] = {
 GROUP = 4
 LENGTH = 10
 ROWS = [
-    {"prompt": [{"role": "user", "content": "the quick brown fox jumps over " * (place + 1)}]}
+    {"prompt": [{"role": "user", "content": "the quick brown fox jumps over " * (place + 8)}]}
     for place in range(6)
 ]
 
@@ -154,7 +154,12 @@ def load(folder: Path, *, lora: bool) -> Any:
     return model
 
 
-def run(kind: type[GRPOTrainer], model: Any, tokenizer: Any, args: GRPOConfig, **more: Any) -> Any:
+def inner(model: Any) -> Any:
+    """The backbone inside LoRA and head."""
+    return (model.get_base_model() if hasattr(model, "get_base_model") else model).model
+
+
+def run(kind: Any, model: Any, tokenizer: Any, args: GRPOConfig, **more: Any) -> Any:
     """A finished training, the gradients of its steps, and the tokens that its layers saw."""
     gradients = Gradients()
     trainer = kind(
@@ -167,8 +172,7 @@ def run(kind: type[GRPOTrainer], model: Any, tokenizer: Any, args: GRPOConfig, *
         **more,
     )
     tokens: list[int] = []
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    inner.model.embed_tokens.register_forward_hook(lambda _m, a, _o: tokens.append(a[0].numel()))
+    inner(model).embed_tokens.register_forward_hook(lambda _m, a, _o: tokens.append(a[0].numel()))
     trainer.train()
     return trainer, gradients.steps, sum(tokens)
 
@@ -206,22 +210,25 @@ def test_losses_and_gradients_are_those_of_stock_trl(
     assert ours_tokens < 0.6 * stock_tokens
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "lora"), [*((name, False) for name in FAMILIES), ("llama", True)]
+)
 def test_generation_samples_what_stock_samples(
-    family: str, saved: Callable[[str], tuple[Path, Any]], tmp_path: Path
+    family: str, lora: bool, saved: Callable[[str], tuple[Path, Any]], tmp_path: Path
 ) -> None:
     folder, tokenizer = saved(family)
     args = settings(tmp_path, max_steps=1, num_iterations=1)
     seen: dict[str, list[list[int]]] = {"stock": [], "ours": []}
     tokens: dict[str, int] = {}
-    for key, kind in (("stock", GRPOTrainer), ("ours", SharedPrefixTrainer)):
+    kinds: dict[str, Any] = {"stock": GRPOTrainer, "ours": SharedPrefixTrainer}
+    for key, kind in kinds.items():
 
         def reward(completion_ids: list[list[int]], key: str = key, **_: Any) -> list[float]:
             seen[key] += completion_ids
             return length_reward(completion_ids)
 
-        model = load(folder, lora=False)
-        more = {"report": str} if key == "ours" else {}
+        model = load(folder, lora=lora)
+        more: dict[str, Any] = {"report": str} if key == "ours" else {}
         trainer = kind(
             model=model,
             reward_funcs=reward,
@@ -231,7 +238,7 @@ def test_generation_samples_what_stock_samples(
             **more,
         )
         counted: list[int] = []
-        model.model.embed_tokens.register_forward_hook(
+        inner(model).embed_tokens.register_forward_hook(
             lambda _m, a, _o, counted=counted: counted.append(a[0].numel())
         )
         trainer.train()
@@ -241,20 +248,23 @@ def test_generation_samples_what_stock_samples(
     assert tokens["ours"] < 0.6 * tokens["stock"]
 
 
-@pytest.mark.parametrize("fault", ["eager", "wrong", "raises"])
+@pytest.mark.parametrize("fault", ["eager", "wrong", "raises", "window"])
 def test_a_model_that_cannot_falls_back_with_one_line(
     fault: str,
     saved: Callable[[str], tuple[Path, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder, tokenizer = saved("llama")
+    folder, tokenizer = saved("gemma3" if fault == "window" else "llama")
     model, plain = load(folder, lora=True), load(folder, lora=True)
-    attend = packing.attend
+    attend: Any = packing.attend
 
     def wrong(*args: Any, shared_prefix: Any = None, **kwargs: Any) -> Any:
         if shared_prefix is not None and fault == "raises":
             raise RuntimeError("no such kernel")
+        if fault == "window":
+            kwargs.pop("sliding_window")
+            return attend(*args, shared_prefix=shared_prefix, **kwargs)
         return attend(*args[:4], None if shared_prefix else args[4], **kwargs)
 
     if fault == "eager":

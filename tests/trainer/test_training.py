@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 
 from rwml.errors import DatasetError, ModelError, UsageError
 from rwml_trainer.dataset import read_dataset
+from rwml_trainer.merging import merge
 from rwml_trainer.models import load_model, load_tokenizer
 from rwml_trainer.recipes import Recipe
-from rwml_trainer.runs import Run, lora_folder, read_run
+from rwml_trainer.runs import Run, read_run, weights_folder
 from rwml_trainer.testing import make_tiny_model
 from rwml_trainer.training import train
 from rwml_trainer.warm_start import LabelOnlyTrainer, LeftPadding, encode_row
@@ -38,7 +39,7 @@ def test_a_run_is_whole(run_folder: Path, tiny_recipe: Recipe) -> None:
 
 def test_both_stages_leave_lora_weights_that_differ(run_folder: Path) -> None:
     for stage in ("warm_start", "trained"):
-        weights = load_file(lora_folder(run_folder, stage) / "adapter_model.safetensors")
+        weights = load_file(weights_folder(run_folder, stage) / "adapter_model.safetensors")
         assert weights
         assert all(torch.isfinite(weight).all() for weight in weights.values())
         changed = [name for name, w in weights.items() if "lora_B" in name and w.abs().sum() > 0]
@@ -83,7 +84,7 @@ def test_an_unfinished_run_goes_on_after_its_warm_start(
     shutil.copytree(run_folder, tmp_path / "cut")
     (tmp_path / "cut" / "run.json").unlink()
     with pytest.raises(ModelError, match="no finished run"):
-        lora_folder(tmp_path / "cut")
+        weights_folder(tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "lora_adapter")
     weights = tmp_path / "cut" / "warm_start" / "adapter_model.safetensors"
     before = weights.read_bytes()
@@ -95,7 +96,7 @@ def test_an_unfinished_run_goes_on_after_its_warm_start(
     assert steps == [("warm_start", 1), ("warm_start", 2), ("grpo", 1), ("grpo", 2)]
     assert isinstance(run, Run)
     assert weights.read_bytes() == before
-    assert lora_folder(tmp_path / "cut").is_dir()
+    assert weights_folder(tmp_path / "cut").is_dir()
 
 
 def test_a_dataset_of_another_template_is_refused(
@@ -141,3 +142,23 @@ def test_labels_leave_the_prompt_out(shop_dataset: Path, tiny_recipe: Recipe) ->
     expected = f"<think>\n</think>\n<next_state>{row['next_state']}</next_state>"
     assert tokenizer.decode(learned[:-1]) == expected
     assert learned[-1] == tokenizer.eos_token_id
+
+
+def test_all_weights_can_be_trained_and_served(
+    shop_dataset: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    grpo = tiny_recipe.grpo.model_copy(update={"beta": 0.01, "learning_rate": 1e-2})
+    recipe = tiny_recipe.model_copy(update={"weights": "full", "grpo": grpo})
+    run = train(shop_dataset, tmp_path / "run", recipe=recipe)
+    assert (run.weights, run.steps) == ("full", 2)
+    folder = weights_folder(tmp_path / "run")
+    assert folder.name == "weights"
+    weights = load_file(folder / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    start = load_file(weights_folder(tmp_path / "run", "warm_start") / "model.safetensors")
+    base = load_model(tiny_recipe.model, dtype="float32").state_dict()
+    assert any(not torch.equal(start[name], base[name]) for name in start)
+    merged = load_model(str(merge(tmp_path / "run", tmp_path / "merged"))).state_dict()
+    for name, weight in weights.items():
+        assert torch.equal(merged[name], weight.bfloat16())
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -1,5 +1,7 @@
 """Merging a run's LoRA adapter into its base model: one standalone folder that any engine loads.
 
+Where all weights were trained there is nothing to merge: they become such a folder as they are.
+
 The folder is written under a temporary name beside its place, synced and renamed, and its manifest
 `merged.json` lists every file with its size: nothing half-written or truncated is taken for whole.
 The sum of base weight and LoRA delta is rounded once, to the bfloat16 of the weights.
@@ -8,6 +10,7 @@ The sum of base weight and LoRA delta is rounded once, to the bfloat16 of the we
 from __future__ import annotations
 
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,12 +18,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rwml.errors import ModelError
 from rwml.extras import require
 from rwml.files import file_sha256, whole_folder, write_json
-from rwml_trainer.models import load_model, load_tokenizer, template_sha256
-from rwml_trainer.runs import Run, Stage, lora_folder, read_run
+from rwml_trainer.models import load_tokenizer, template_sha256
+from rwml_trainer.runs import Run, Stage, load_stage, read_run, weights_folder
 
 MANIFEST = "merged.json"
 LORA_WEIGHTS = "adapter_model.safetensors"
 LORA_CONFIG = "adapter_config.json"
+CONFIG = "config.json"
 
 
 class Merge(BaseModel):
@@ -31,8 +35,9 @@ class Merge(BaseModel):
         stage: which LoRA adapter of the run was merged.
         steps: GRPO steps behind the weights; 0 for the warm start.
         base_model: folder or hub name of the base model.
-        lora_sha256: hash of the LoRA weights (`adapter_model.safetensors`).
-        lora_config_sha256: hash of the LoRA configuration: its scale changes the merged weights.
+        lora_sha256: hash of the LoRA weights (`adapter_model.safetensors`), or of all weights.
+        lora_config_sha256: hash of the LoRA configuration, whose scale changes the merged weights,
+            or of the model's.
         files: size in bytes of every file of the folder.
     """
 
@@ -73,12 +78,12 @@ def merge(run_folder: Path, out: Path, *, stage: Stage = "trained", replace: boo
         MissingExtraError: torch, transformers or peft is not installed.
     """
     require("serve", "torch", "transformers", "peft")
-    lora = lora_folder(run_folder, stage)
-    wanted = _wanted(read_run(run_folder), lora, stage)
+    run = read_run(run_folder)
+    wanted = _wanted(run, weights_folder(run_folder, stage), stage)
     if _is_done(out, wanted, replace=replace):
         return out
     with whole_folder(out) as folder:
-        _write_model(folder, lora, wanted.base_model, read_run(run_folder).template_sha256)
+        _write_model(folder, run_folder, stage)
         files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         write_json(
             folder / MANIFEST, wanted.model_copy(update={"files": files}).model_dump(mode="json")
@@ -98,17 +103,20 @@ def read_merge(folder: Path) -> Merge | None:
     return manifest
 
 
-def _wanted(run: Run, lora: Path, stage: Stage) -> Merge:
-    for name in (LORA_WEIGHTS, LORA_CONFIG):
-        if not (lora / name).is_file():
-            raise ModelError(f"{lora} holds no LoRA adapter ({name})")
+def _wanted(run: Run, folder: Path, stage: Stage) -> Merge:
+    names = (LORA_CONFIG, LORA_WEIGHTS) if run.weights == "lora" else (CONFIG, "*.safetensors")
+    config, weights = (sorted(folder.glob(name)) for name in names)
+    if not config or not weights:
+        what = "LoRA adapter" if run.weights == "lora" else "model"
+        raise ModelError(f"{folder} holds no {what} ({' and '.join(names)})")
+    hashes = [file_sha256(path) for path in weights]
     return Merge(
         name=run.name,
         stage=stage,
         steps=run.steps if stage == "trained" else 0,
         base_model=run.base_model,
-        lora_sha256=file_sha256(lora / LORA_WEIGHTS),
-        lora_config_sha256=file_sha256(lora / LORA_CONFIG),
+        lora_sha256=hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest(),
+        lora_config_sha256=file_sha256(config[0]),
         files={},
     )
 
@@ -130,21 +138,19 @@ def _is_done(out: Path, wanted: Merge, *, replace: bool) -> bool:
     return False
 
 
-def _write_model(folder: Path, lora: Path, base_model: str, template: str) -> None:
-    tokenizer = load_tokenizer(base_model)
-    if template_sha256(tokenizer) != template:
+def _write_model(folder: Path, run_folder: Path, stage: Stage) -> None:
+    run = read_run(run_folder)
+    tokenizer = load_tokenizer(run.base_model)
+    if template_sha256(tokenizer) != run.template_sha256:
         raise ModelError(
-            f"the chat template of {base_model} is not the one that the run was trained with: "
+            f"the chat template of {run.base_model} is not the one that the run was trained with: "
             f"restore it, or train again"
         )
     import torch
 
-    try:
-        model = load_model(base_model, lora=lora).merge_and_unload()
-    except RuntimeError as error:  # what torch raises for shapes that do not fit
-        raise ModelError(f"{lora} does not fit {base_model}: {error}") from error
+    model = load_stage(run_folder, stage, dtype="bfloat16")
     if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
-        raise ModelError(f"{lora} gives weights that are not finite: that training diverged")
+        raise ModelError(f"{run_folder} gives weights that are not finite: that training diverged")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from rwml_trainer.checkpoints import clear, seal, staging_folder
@@ -51,7 +52,9 @@ class WholeCheckpoints(_Base):
             self._staging = None
         self.accelerator.wait_for_everyone()
         if first:
-            seal(staging / f"{PREFIX_CHECKPOINT_DIR}-{step}", self._checkpoints, step)
+            written = staging / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+            (written / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads
+            seal(written, self._checkpoints, step)
         self.accelerator.wait_for_everyone()
 
     def _get_output_dir(self, trial: Any) -> str:

@@ -5,8 +5,9 @@
       run.json          written last, so that its presence means that the run is whole
       metrics.jsonl     one line per training step
       checkpoints/      of an unfinished run, what --resume goes on from
-      warm_start/       LoRA adapter after the warm start (only where there was one)
+      warm_start/       weights after the warm start (only where there was one), safetensors
       lora_adapter/     LoRA adapter after GRPO, safetensors
+      weights/          instead of it, the whole model, where all weights were trained
 
 Nothing but `run.json` says that a run is whole: a folder without it is never served or evaluated.
 """
@@ -14,20 +15,25 @@ Nothing but `run.json` says that a run is whole: a folder without it is never se
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from rwml.errors import ModelError
 from rwml.files import write_json
 from rwml_trainer.encoders import EncoderMark
+from rwml_trainer.models import load_model
 
 MANIFEST = "run.json"
 STARTED = "started.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 Stage = Literal["warm_start", "trained"]
-FOLDERS: dict[Stage, str] = {"warm_start": "warm_start", "trained": "lora_adapter"}
+Weights = Literal["lora", "full"]
+FOLDERS: dict[Weights, dict[Stage, str]] = {
+    "lora": {"warm_start": "warm_start", "trained": "lora_adapter"},
+    "full": {"warm_start": "warm_start", "trained": "weights"},
+}
 
 
 class Run(BaseModel):
@@ -35,10 +41,11 @@ class Run(BaseModel):
 
     Attributes:
         name: name of the run; the served model is called so.
-        base_model: absolute path or hub name of the model that the LoRA adapter belongs to.
+        base_model: absolute path or hub name of the model that was trained.
+        weights: whether a LoRA adapter for it was trained, or all its weights.
         steps: optimiser steps of GRPO that were taken.
         rewards: mean reward of each GRPO step; None where no completion could be scored.
-        warm_start: whether there is a LoRA adapter from before GRPO.
+        warm_start: whether there are weights from before GRPO.
         template_sha256: hash of the chat template that the prompts were rendered with.
         encoder: of the reward, to be known again; None in runs that did not note it.
         dataset: path of the dataset folder.
@@ -50,6 +57,7 @@ class Run(BaseModel):
 
     name: str
     base_model: str
+    weights: Weights = "lora"
     steps: int
     rewards: tuple[float | None, ...]
     warm_start: bool
@@ -83,8 +91,8 @@ def read_run(folder: Path) -> Run:
         raise ModelError(f"{path} is not a run manifest: {error}") from error
 
 
-def lora_folder(folder: Path, stage: Stage = "trained") -> Path:
-    """Folder of a run's LoRA adapter at a stage.
+def weights_folder(folder: Path, stage: Stage = "trained") -> Path:
+    """Folder of a run's LoRA adapter, or of its whole model, at a stage.
 
     Raises:
         ModelError: the run is not whole or had no such stage.
@@ -92,4 +100,20 @@ def lora_folder(folder: Path, stage: Stage = "trained") -> Path:
     run = read_run(folder)
     if stage == "warm_start" and not run.warm_start:
         raise ModelError(f"{folder} was trained without a warm start")
-    return folder / FOLDERS[stage]
+    return folder / FOLDERS[run.weights][stage]
+
+
+def load_stage(folder: Path, stage: Stage, *, dtype: str) -> Any:
+    """The model of a run at a stage, any LoRA adapter merged in, as it is served.
+
+    Raises:
+        ModelError: the run is not whole, had no such stage, or its weights do not fit.
+    """
+    weights = weights_folder(folder, stage)
+    run = read_run(folder)
+    if run.weights == "full":
+        return load_model(str(weights), dtype=dtype)
+    try:
+        return load_model(run.base_model, lora=weights, dtype=dtype).merge_and_unload()
+    except RuntimeError as error:  # what torch raises for shapes that do not fit
+        raise ModelError(f"{weights} does not fit {run.base_model}: {error}") from error

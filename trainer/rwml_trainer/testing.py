@@ -93,7 +93,7 @@ def make_tiny_run(
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    for stage in FOLDERS.values():
+    for stage in FOLDERS["lora"].values():
         config = LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
         model = get_peft_model(load_model(str(base)), config)
         for parameter, weight in model.named_parameters():

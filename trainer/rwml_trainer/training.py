@@ -1,4 +1,4 @@
-"""One run from a dataset to a LoRA adapter: warm start, then GRPO, each saved whole or not at all.
+"""One run from a dataset to trained weights: warm start, then GRPO, each saved whole or not at all.
 
 Everything that can be wrong with the input is checked before a model loads.
 """
@@ -92,6 +92,7 @@ def train(dataset: Path, out: Path, *, recipe: Recipe, resume: bool = False) -> 
     run = Run(
         name=out.resolve().name,
         base_model=base,
+        weights=recipe.weights,
         steps=len(rewards),
         rewards=tuple(rewards),
         warm_start=recipe.warm_start.steps > 0,
@@ -125,28 +126,31 @@ def _check_folder(out: Path, told: dict[str, Any], *, resume: bool) -> None:
 
 
 def _warm_model(base: str, tokenizer: Any, rows: Any, *, recipe: Recipe, out: Path) -> Any:
-    """The model with a LoRA adapter to train: a fresh one, or after a warm start."""
+    """The model to train: as it is, or after a warm start."""
     from transformers import set_seed
 
     set_seed(recipe.seed)
-    folder = out / FOLDERS["warm_start"]
+    folder = out / FOLDERS[recipe.weights]["warm_start"]
     if recipe.warm_start.steps and folder.is_dir():
-        return load_model(base, lora=folder, dtype=recipe.dtype, trainable=True)
-    model = fresh_lora(load_model(base, dtype=recipe.dtype), recipe)
-    if recipe.warm_start.steps:
-        from rwml_trainer.warm_start import warm_start
+        return _load_trainable(base, recipe, folder)
+    model = _load_trainable(base, recipe)
+    if not recipe.warm_start.steps:
+        return model
+    from rwml_trainer.warm_start import warm_start
 
-        warm_start(
-            model,
-            tokenizer,
-            rows,
-            recipe=recipe,
-            scratch=out / SCRATCH,
-            metrics=out / METRICS,
-            checkpoints=out / CHECKPOINTS / "warm_start",
-        )
-        save_whole(model, folder)
-    return model
+    warm_start(
+        model,
+        tokenizer,
+        rows,
+        recipe=recipe,
+        scratch=out / SCRATCH,
+        metrics=out / METRICS,
+        checkpoints=out / CHECKPOINTS / "warm_start",
+    )
+    save_whole(model, folder)
+    shutil.rmtree(out / CHECKPOINTS / "warm_start", ignore_errors=True)
+    # a reference model of all weights is loaded from where the model says it is from
+    return _load_trainable(base, recipe, folder) if recipe.weights == "full" else model
 
 
 def _run_grpo(
@@ -164,15 +168,29 @@ def _run_grpo(
         metrics=out / METRICS,
         checkpoints=out / CHECKPOINTS / "grpo",
     )
-    save_whole(model, out / FOLDERS["trained"])
+    save_whole(model, out / FOLDERS[recipe.weights]["trained"])
     return rewards
 
 
 def save_whole(model: Any, folder: Path) -> None:
-    """Saves a LoRA adapter under a temporary name and renames it: whole, or not there."""
+    """Saves weights under a temporary name and renames the folder: whole, or not there."""
+    # a KL term makes TRL add a frozen copy of the LoRA adapter, which is not ours to keep
+    mine = {"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {}
     with whole_folder(folder) as temporary:
-        # a KL term makes TRL add a frozen copy of the LoRA adapter, which is not ours to keep
-        model.save_pretrained(temporary, safe_serialization=True, selected_adapters=["default"])
+        model.save_pretrained(temporary, safe_serialization=True, **mine)
+
+
+def _load_trainable(base: str, recipe: Recipe, folder: Path | None = None) -> Any:
+    """The model with what is to be trained: from `folder` where it is given, else new.
+
+    All weights are trained in float32: a step at the paper's learning rate is smaller than what
+    bfloat16 can add to a weight.
+    """
+    if recipe.weights == "full":
+        return load_model(base if folder is None else str(folder), dtype="float32")
+    if folder is not None:
+        return load_model(base, lora=folder, dtype=recipe.dtype, trainable=True)
+    return fresh_lora(load_model(base, dtype=recipe.dtype), recipe)
 
 
 def fresh_lora(model: Any, recipe: Recipe) -> Any:

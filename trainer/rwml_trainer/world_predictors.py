@@ -18,7 +18,7 @@ from rwml_trainer.generation import generate
 from rwml_trainer.models import load_model, load_tokenizer, template_sha256
 from rwml_trainer.recipes import Recipe
 from rwml_trainer.rewards import make_reward
-from rwml_trainer.runs import Stage, lora_folder, read_run
+from rwml_trainer.runs import Stage, load_stage, read_run, weights_folder
 from rwml_trainer.settling import settle
 from rwml_trainer.small_models import resolve_model
 from rwml_trainer.world_eval import (
@@ -31,8 +31,8 @@ from rwml_trainer.world_eval import (
     summarise,
 )
 
-LORA_STAGES: dict[str, Stage] = {"warm_start": "warm_start", "trained": "trained"}
-"""Predictors that need a run, and the stage of its LoRA adapter."""
+STAGES: dict[str, Stage] = {"warm_start": "warm_start", "trained": "trained"}
+"""Predictors that need a run, and the stage of its weights."""
 
 ProgressBar = Callable[..., AbstractContextManager[Advance]]
 
@@ -117,9 +117,9 @@ def _check_run(run: Path, base: str, data: Dataset, predictors: Sequence[str]) -
             f"judged on what it has seen; build it with data.validation_share "
             f"{trained.validation_share}"
         )
-    for name, stage in LORA_STAGES.items():
+    for name, stage in STAGES.items():
         if name in predictors:
-            lora_folder(run, stage)
+            weights_folder(run, stage)
 
 
 def _complete(
@@ -136,10 +136,10 @@ def _complete(
         raise DatasetError(
             f"{data.folder} was built with another chat template than {base}'s: build it again"
         )
-    lora = lora_folder(run, LORA_STAGES[name]) if run and name in LORA_STAGES else None
-    model = load_model(base, lora=lora, dtype=recipe.dtype)
-    if lora is not None:
-        model = model.merge_and_unload()  # as it is served, rounding included
+    if run and name in STAGES:
+        model = load_stage(run, STAGES[name], dtype=recipe.dtype)
+    else:
+        model = load_model(base, dtype=recipe.dtype)
     model.eval()
     with progress(f"predict: {name}", total=len(rows)) as advance:
 

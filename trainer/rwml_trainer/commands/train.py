@@ -70,19 +70,20 @@ def train(
     with stdout_to_stderr():
         run = run_training(dataset, out, recipe=resolved.recipe, resume=resume)
     rewards = ", ".join("none" if r is None else f"{r:.2f}" for r in run.rewards)
-    lora = str(out / FOLDERS["trained"])
+    weights = str(out / FOLDERS[run.weights]["trained"])
     emit(
         {
             "run": str(out),
             "steps": run.steps,
             "reward": list(run.rewards),
             "warm_start": run.warm_start,
-            "lora_adapter": lora,
+            "lora_adapter": weights if run.weights == "lora" else None,
+            "weights": weights,
             "seconds": run.seconds,
         },
         as_json=json,
         text=f"{run.steps} GRPO steps in {run.seconds:.0f} s; reward by step: {rewards}; "
-        f"LoRA adapter in {lora}",
+        f"{'LoRA adapter' if run.weights == 'lora' else 'weights'} in {weights}",
     )
 
 

@@ -42,6 +42,11 @@ class Layout:
     owners: torch.Tensor
     _masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict)
 
+    @property
+    def windows(self) -> set[int | None]:
+        """How far back the layers that were run so far look; None among them for no limit."""
+        return {window for _, window in self._masks}
+
     def mask(self, group: int, window: int | None) -> torch.Tensor:
         """What the completions of a group see: True where a token may be looked at.
 
@@ -232,6 +237,14 @@ def install(model: Any) -> str | None:
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
     model.set_attn_implementation(ATTENTION)
     return None
+
+
+def hidden_window(config: Any, layout: Layout) -> bool:
+    """Whether a model that was run has sliding layers that did not tell how far back they look."""
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in kinds if kinds else window is not None
+    return slides and layout.windows <= {None}
 
 
 def uninstall(model: Any) -> None:

@@ -81,12 +81,12 @@ def run_grpo(
 def rewards_by_step(history: Sequence[dict[str, Any]]) -> list[float | None]:
     """Mean reward of each step; one that goes over a generation again has that one's."""
     rewards: list[float | None] = []
-    reward = None
+    reward = math.nan
     for line in history:
         if "loss" in line:  # a step, not the summary at the end
-            reward = line.get("reward", reward)
-            known = reward is not None and not math.isnan(float(reward))
-            rewards.append(round(float(reward), 6) if known else None)
+            told = line.get("reward", reward)
+            reward = math.nan if told is None else float(told)
+            rewards.append(None if math.isnan(reward) else round(reward, 6))
     return rewards
 
 

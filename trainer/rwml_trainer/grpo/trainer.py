@@ -7,11 +7,12 @@ differ, everything goes the stock way, with one line that says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
 from peft import PeftModel
+from torch.nn import functional
 from transformers.trainer_utils import SaveStrategy
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -22,6 +23,9 @@ from rwml_trainer.grpo import packing
 from rwml_trainer.grpo.packing import Packed
 from rwml_trainer.grpo.prefill import shared_prefill
 from rwml_trainer.resuming import WholeCheckpoints
+
+PADDINGS = (1, 9)
+"""Tokens of padding that change nothing but the rounding: what a packed row may differ by."""
 
 Logps = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
@@ -38,6 +42,9 @@ class SharedPrefixTrainer(GRPOTrainer):
     Attributes:
         shares_prefix: whether groups share their prompt; None until the first step has probed.
     """
+
+    args: GRPOConfig
+    model: Any
 
     def __init__(
         self,
@@ -67,11 +74,11 @@ class SharedPrefixTrainer(GRPOTrainer):
             self._probe()
         if not self.shares_prefix:
             return super()._prepare_inputs(generation_batch)
-        every = self.args.steps_per_generation * self.num_iterations
-        if self._step % every == 0 or self._buffered_inputs is None:
+        steps = int(self.args.steps_per_generation or 1)
+        if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
             batch = shuffle_groups(self._generate_and_score_completions(generation_batch))
-            self._buffered_inputs = split_tensor_dict(batch, self.args.steps_per_generation)
-        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+            self._buffered_inputs = split_tensor_dict(batch, steps)
+        return self._buffered_inputs[self._step % steps]
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
         elsewhere = self.use_vllm or self.use_transformers_continuous_batching
@@ -151,18 +158,32 @@ class SharedPrefixTrainer(GRPOTrainer):
         """Decides whether groups share their prompt, by comparing on a small batch."""
         self.shares_prefix = False  # the stock way, while comparing
         inner = self._transformer(self.model)
-        ids, mask, kept = probe_batch(inner.config.get_text_config(), self.accelerator.device)
+        config = inner.config.get_text_config()
+        ids, mask, kept = probe_batch(config.vocab_size, self.accelerator.device)
         packed = packing.pack(ids, mask, kept)
+        if packed is None:
+            raise RuntimeError("the probe has groups")
+        scored = mask[:, -kept:].bool()
+
+        def stock(padding: int) -> torch.Tensor:
+            wide_ids, wide_mask = (functional.pad(t, (padding, 0)) for t in (ids, mask))
+            score = self._get_per_token_logps_and_entropies
+            return score(self.model, wide_ids, wide_mask, kept)[0][scored]
+
         try:
             with torch.no_grad():
-                plain, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, mask, kept)
-                ours = self._score(self.model, packed, plain.shape, False)[0] if packed else plain
+                plain, *padded = (stock(padding) for padding in (0, *PADDINGS))
+                ours, _ = self._score(self.model, packed, (len(ids), kept), False)
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:
             return self._fall_back(f"it cannot run a packed row ({error})")
-        scored = mask[:, -kept:].bool()
-        gap = (ours - plain)[scored].abs().mean() / plain[scored].abs().mean()
-        if not gap <= max(1e-4, torch.finfo(inner.dtype).eps):  # NaN too
+        scale = plain.abs().mean()
+        gap = (ours[scored] - plain).abs().mean() / scale
+        rounding = torch.finfo(torch.bfloat16 if self.args.bf16 else inner.dtype).eps
+        noise = max((other - plain).abs().mean() / scale for other in padded)
+        if not gap <= max(1e-4, rounding, 2 * noise):  # NaN too
             return self._fall_back(f"packed and plain log-probabilities differ by {gap:.1e}")
+        if packing.hidden_window(config, packed.layout):
+            return self._fall_back("its layers look back a window that they do not tell")
         self.shares_prefix = True
         return None
 
@@ -193,7 +214,7 @@ class EpochSampler(RepeatSampler):
         """Called by the trainer before each epoch."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Generator[int, Any, None]:
         if self.shuffle:
             self.generator.manual_seed((self.seed or 0) + self.epoch)
         return super().__iter__()
@@ -222,14 +243,15 @@ class WorldModelTrainer(WholeCheckpoints, SharedPrefixTrainer):
             )
         super().__init__(args=args, **kwargs)
 
-    def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
+    def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:  # type: ignore[override]
+        stock: Any = super()._get_train_sampler(dataset)
         return EpochSampler(
-            data_source=self.train_dataset if dataset is None else dataset,
-            mini_repeat_count=self.num_generations,
-            batch_size=self.args.generation_batch_size // self.num_generations,
-            repeat_count=self.num_iterations * self.args.steps_per_generation,
-            shuffle=self.shuffle_dataset,
-            seed=self.args.seed,
+            data_source=stock.data_source,
+            mini_repeat_count=stock.mini_repeat_count,
+            batch_size=stock.batch_size,
+            repeat_count=stock.repeat_count,
+            shuffle=stock.shuffle,
+            seed=stock.seed,
         )
 
 
@@ -243,7 +265,7 @@ def shuffle_groups(batch: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def probe_batch(config: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, int]:
+def probe_batch(vocabulary: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Rows of two made-up prompts with completions of several lengths, padded as TRL pads.
 
     Returns:
@@ -252,7 +274,7 @@ def probe_batch(config: Any, device: torch.device) -> tuple[torch.Tensor, torch.
     prompts, answers = (24, 24, 24, 17, 17), (8, 5, 1, 8, 3)
     width, kept = max(prompts), max(answers)
     noise = torch.Generator().manual_seed(0)
-    ids = torch.randint(config.vocab_size, (len(prompts), width + kept), generator=noise)
+    ids = torch.randint(vocabulary, (len(prompts), width + kept), generator=noise)
     mask = torch.ones_like(ids)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         ids[row, :width] = ids[prompts.index(prompt), :width]
