@@ -117,6 +117,7 @@ AROUND = st.fixed_dictionaries(
 
 def layout_line(layout: int, request: list[Any], answer: Any, around: dict[str, Any]) -> Any:
     choices = [{"message": answer}]
+    outer = {"role": "assistant", "content": f"{len(request)}"}
     return [
         lambda: {**around, "messages": request, "response": answer},
         lambda: {**around, "messages": request, "response": {"choices": choices, "model": "m"}},
@@ -124,7 +125,7 @@ def layout_line(layout: int, request: list[Any], answer: Any, around: dict[str, 
         lambda: {"request": {"messages": request, **around}, "response": answer},
         lambda: {"response": {"choices": choices}, **around, "request": {"messages": request}},
         lambda: {"request": {"body": {"messages": request}}, "response": {"body": answer}},
-        lambda: {"request": {"messages": request, "response": answer}, "response": around},
+        lambda: {"response": outer, "request": {"messages": request, "response": answer}},
         lambda: {"messages": request, **around},
         lambda: {"custom_id": "n", "body": {"messages": request}, "response": answer},
         lambda: [{"messages": request, "response": answer}, around],
@@ -134,37 +135,43 @@ def layout_line(layout: int, request: list[Any], answer: Any, around: dict[str, 
 @st.composite
 def logs(draw: st.DrawFn) -> list[bytes]:
     """Calls that go on with earlier ones, branch, come again, are cut, or are not right."""
-    requests: list[list[Any]] = [[SYSTEM, {"role": "user", "content": "hello"}], []]
-    common = draw(st.integers(0, 9))
+
+    def is_rare(one_in: int = 12) -> bool:
+        return draw(st.integers(1, one_in)) == one_in
+
+    requests: list[list[Any]] = [[SYSTEM, {"role": "user", "content": "hello"}]]
+    common = draw(st.sampled_from([*range(7), 0, 1, 3, *range(10)]))
+    is_ascii, around = draw(st.booleans()), draw(st.just({}) | AROUND)
     lines: list[bytes] = []
     for _ in range(draw(st.integers(1, 10))):
-        request = draw(st.sampled_from(requests[-3:] + requests[:1]))
-        answer = draw(st.one_of(ANSWERS, ANSWERS, ANSWERS, MESSAGES | ODD))
-        layout = draw(st.one_of(st.just(common), st.just(common), st.integers(0, 9)))
-        wire = layout_line(layout, request, answer, draw(st.just({}) | AROUND))
-        separators = (",", ":") if draw(st.booleans()) else None
-        text = json.dumps(wire, ensure_ascii=draw(st.booleans()), separators=separators)
+        request = draw(st.sampled_from(requests)) if is_rare(4) else requests[-1]
+        answer = draw(MESSAGES | ODD) if is_rare() else draw(ANSWERS)
+        layout = draw(st.integers(0, 9)) if is_rare() else common
+        wire = layout_line(layout, request, answer, draw(AROUND) if is_rare() else around)
+        separators = (",", ":") if is_rare() else None
+        text = json.dumps(wire, ensure_ascii=is_ascii != is_rare(), separators=separators)
         line = text.encode("utf-8", "surrogatepass")
         lines.append(line)
-        damage = draw(st.integers(0, 12))
-        if damage == 0:
+        if is_rare(4):
+            lines.append(draw(st.sampled_from(damaged(line))))
+        if is_rare():
             lines.append(line[: draw(st.integers(0, len(line)))])
-        elif damage == 1:
-            lines.append(line.replace(b'"messages"', b'"messages": null, "messages"'))
-        elif damage == 2:
-            lines.append(line[:-1] + b', "messages": [], "response": null}')
-        elif damage == 3:
-            lines.append(line.replace(b"e", b"\xff", 3))
-        elif damage == 4:
-            lines.append(line + b"x")
-        elif damage == 5:
-            lines.append(line)
-        more = draw(st.lists(st.one_of(MESSAGES, MESSAGES, MESSAGES, ODD), max_size=2))
-        repeated = answer if draw(st.integers(0, 3)) else draw(MESSAGES)
-        requests.append([*request, repeated, *more])
-        if request and draw(st.booleans()):
+        more = [draw(ODD) if is_rare() else draw(MESSAGES) for _ in range(draw(st.integers(1, 2)))]
+        requests.append([*request, draw(MESSAGES) if is_rare() else answer, *more])
+        if is_rare(6):
             requests.append([*request[: draw(st.integers(1, len(request)))], draw(MESSAGES)])
     return lines
+
+
+def damaged(line: bytes) -> list[bytes]:
+    return [
+        line,
+        line.replace(b'"messages"', b'"messages": null, "messages"'),
+        line[:-1] + b', "messages": [], "response": null}',
+        line[:-1] + b', "response": {"role": "assistant", "content": "another"}}',
+        line.replace(b"e", b"\xff", 3),
+        line + b"x",
+    ]
 
 
 @given(logs())

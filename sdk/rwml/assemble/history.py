@@ -15,9 +15,9 @@ from rwml.assemble.completion import Completion
 from rwml.assemble.digests import Digests, Hasher
 from rwml.schema import Message
 
-_MESSAGE_BYTES = 2_000
+_MESSAGE_BYTES = 1_400
 """What a message takes in memory besides its texts, with its digests (ours)."""
-_CALL_BYTES = 1_000
+_CALL_BYTES = 700
 _BYTES_PER_CHAR = 8
 """Of JSON, once it is parsed (ours)."""
 
