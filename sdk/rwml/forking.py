@@ -105,6 +105,8 @@ def _registered() -> weakref.WeakKeyDictionary[Any, _Hooks]:
     def tell(name: str) -> None:
         for reference in known.keyrefs():  # a copy: other threads may register
             who = reference()
+            if who is None:  # it was collected meanwhile, perhaps by what another hook did
+                continue
             hook: _Hook = getattr(known.get(who), name, None)
             try:
                 if hook is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rwml import Store, open_store
+from rwml import Store, forking, open_store
 from rwml.forking import Gate
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -212,3 +212,21 @@ def test_gate_waits_for_those_inside_and_keeps_others_out() -> None:
     gate.open()
     assert again.wait(30)
     thread.join(30)
+
+
+def test_who_is_collected_during_a_fork_keeps_nobody_from_being_told(tmp_path: Path) -> None:
+    class Someone:
+        pass
+
+    told = tmp_path / "told"
+    short_lived = [Someone(), Someone()]
+    lives = Someone()
+    # Whichever comes first takes the other one with it.
+    for place in range(2):
+        forking.register(short_lived[place], child=lambda _: short_lived.clear())
+    forking.register(lives, child=lambda _: told.touch())
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert told.exists()
