@@ -6,10 +6,7 @@ Libraries are imported when texts are first encoded, so that importing this modu
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
@@ -27,9 +24,8 @@ HTTP_TIMEOUT_S = 60.0
 """How long a request to a served encoder may take (ours)."""
 HTTP_ATTEMPTS = 4
 """How often a request is sent while the endpoint is busy or out of reach (ours)."""
-HTTP_PAUSE_S = 0.5
-"""Pause before the second attempt; it doubles each time (ours)."""
-_BUSY = (408, 409, 429, 500, 502, 503, 504)
+_BUSY = (408, 409, 429)
+"""Statuses below 500 that the client asks again after."""
 _ERROR_CHARS = 200
 
 
@@ -97,25 +93,21 @@ class SentenceTransformerEncoder:
 class HttpEncoder:
     """An encoder behind an OpenAI-compatible embeddings endpoint (vLLM, TEI, LiteLLM, ...).
 
+    Requests and their repetition are the OpenAI client's; it is told nothing of the environment
+    but its proxies.
+
     Args:
         url: base of the API, such as ``http://127.0.0.1:8000/v1``.
         model: name of the served encoder.
         key_env: environment variable that holds the key; None for an endpoint without one.
         batch_size: texts of one request.
-        pause_s: before the second attempt; it doubles each time.
 
     Raises:
         RewardError: the URL is none, or the variable is not set.
     """
 
     def __init__(
-        self,
-        url: str,
-        *,
-        model: str,
-        key_env: str | None = None,
-        batch_size: int = 64,
-        pause_s: float = HTTP_PAUSE_S,
+        self, url: str, *, model: str, key_env: str | None = None, batch_size: int = 64
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -125,21 +117,15 @@ class HttpEncoder:
             raise RewardError(f"set {key_env}: it holds the key of the encoder at {url}")
         self.name = model
         self._url = url
-        self._host = parts.netloc.rpartition("@")[2]
-        self._connect = (
-            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        )
-        self._path = f"{parts.path.rstrip('/')}/embeddings"
-        self._headers = {"Content-Type": "application/json"}
-        if key:
-            self._headers["Authorization"] = f"Bearer {key}"
+        self._key = key
         self._batch_size = batch_size
-        self._pause_s = pause_s
+        self._client: Any = None
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Embeds texts: n strings to an (n, d) array of unit rows.
 
         Raises:
+            MissingExtraError: the OpenAI client is not installed.
             EncoderUnavailableError: the endpoint is busy or out of reach, again and again.
             RewardError: it refused the request, or answered something else than embeddings.
         """
@@ -148,6 +134,8 @@ class HttpEncoder:
         texts = list(texts)
         if not texts:
             return np.zeros((0, 0), dtype=np.float32)
+        if self._client is None:
+            self._client = self._connect()
         size = self._batch_size
         parts = [self._embed(texts[first : first + size]) for first in range(0, len(texts), size)]
         vectors = np.concatenate(parts)
@@ -156,15 +144,29 @@ class HttpEncoder:
             raise RewardError(f"the encoder {self.name} at {self._url} answered an empty embedding")
         return vectors / lengths
 
+    def _connect(self) -> Any:
+        require("train", "openai")
+        from openai import Omit, OpenAI
+
+        unsaid = ["OpenAI-Organization", "OpenAI-Project"]
+        if self._key is None:
+            unsaid.append("Authorization")
+        return OpenAI(
+            base_url=self._url,
+            api_key=self._key or "none",
+            timeout=HTTP_TIMEOUT_S,
+            max_retries=HTTP_ATTEMPTS - 1,
+            default_headers={name: Omit() for name in unsaid},  # type: ignore[misc]
+        )
+
     def _embed(self, texts: list[str]) -> np.ndarray:
         import numpy as np
 
-        asked = {"model": self.name, "input": texts, "encoding_format": "float"}
-        answer = self._post(json.dumps(asked).encode())
+        answer = self._ask(texts)
         try:
-            items = sorted(json.loads(answer)["data"], key=lambda item: item["index"])
-            vectors = np.array([item["embedding"] for item in items], dtype=np.float32)
-        except (ValueError, KeyError, TypeError) as error:
+            items = sorted(answer.data, key=lambda item: item.index)
+            vectors = np.array([item.embedding for item in items], dtype=np.float32)
+        except (ValueError, AttributeError, TypeError) as error:
             raise RewardError(f"{self._url} answered no embeddings") from error
         if len(vectors) != len(texts) or vectors.ndim != 2:
             raise RewardError(
@@ -172,33 +174,30 @@ class HttpEncoder:
             )
         return vectors
 
-    def _post(self, body: bytes) -> bytes:
-        reason = ""
-        for attempt in range(HTTP_ATTEMPTS):
-            if attempt:
-                time.sleep(self._pause_s * 2 ** (attempt - 1))
-            connection = self._connect(self._host, timeout=HTTP_TIMEOUT_S)
-            try:
-                connection.request("POST", self._path, body=body, headers=self._headers)
-                response = connection.getresponse()
-                answer = response.read()
-            except (OSError, http.client.HTTPException) as error:
-                reason = f"{type(error).__name__}: {error}"
-                continue
-            finally:
-                connection.close()
-            if response.status == 200:
-                return answer
-            reason = f"status {response.status}: {_first_line(answer)}"
-            if response.status not in _BUSY:
-                raise RewardError(f"the encoder at {self._url} refused a request: {reason}")
+    def _ask(self, texts: list[str]) -> Any:
+        import openai
+
+        try:
+            return self._client.embeddings.create(
+                model=self.name, input=texts, encoding_format="float"
+            )
+        except openai.APIStatusError as error:
+            reason = f"status {error.status_code}: {_first_line(error.response.text)}"
+            if error.status_code < 500 and error.status_code not in _BUSY:
+                raise RewardError(
+                    f"the encoder at {self._url} refused a request: {reason}"
+                ) from error
+        except openai.APIConnectionError as error:
+            reason = f"{type(error).__name__}: {error.__cause__ or error}"
+        except (ValueError, openai.OpenAIError) as error:
+            raise RewardError(f"{self._url} answered no embeddings") from error
         raise EncoderUnavailableError(
             f"the encoder at {self._url} did not answer {HTTP_ATTEMPTS} attempts: {reason}"
         )
 
 
-def _first_line(answer: bytes) -> str:
-    return " ".join(answer.decode("utf-8", "replace").split())[:_ERROR_CHARS]
+def _first_line(answer: str) -> str:
+    return " ".join(answer.split())[:_ERROR_CHARS]
 
 
 class CachedEncoder:

@@ -69,7 +69,7 @@ def test_a_served_encoder_embeds_in_batches_and_in_order() -> None:
 def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENCODER_KEY", "secret")
     with OpenAIServer(failures=(503, 429)) as server:
-        encoder = HttpEncoder(server.url, model="bag", key_env="ENCODER_KEY", pause_s=0)
+        encoder = HttpEncoder(server.url, model="bag", key_env="ENCODER_KEY")
         assert encoder.encode(["a"]).shape == (1, 256)
         assert server.headers[2]["Authorization"] == "Bearer secret"
     with pytest.raises(EncoderUnavailableError, match="did not answer"):
@@ -78,13 +78,13 @@ def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_what_an_endpoint_does_wrong_is_one_clear_error() -> None:
     with OpenAIServer(failures=(401,)) as server:
-        encoder = HttpEncoder(server.url, model="bag", pause_s=0)
+        encoder = HttpEncoder(server.url, model="bag")
         with pytest.raises(RewardError, match=r"refused a request: status 401: .*not now"):
             encoder.encode(["a"])
         with pytest.raises(RewardError, match="answered no embeddings"):
             HttpEncoder(f"{server.url}/chat", model="bag").encode(["a"])
     with OpenAIServer(failures=(500,) * HTTP_ATTEMPTS) as server:
-        encoder = HttpEncoder(server.url, model="bag", pause_s=0)
+        encoder = HttpEncoder(server.url, model="bag")
         with pytest.raises(EncoderUnavailableError, match="status 500"):
             encoder.encode(["a"])
         assert len(server.requests) == HTTP_ATTEMPTS

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rwml import open_store
+from rwml import Trajectory, open_store
 from rwml.environments import Episode, episode_seed, plan_episodes, run_episodes
 from rwml.environments.results import count, result_of
 from rwml.environments.resuming import find_recorded
@@ -167,16 +167,29 @@ def test_a_missing_package_ends_the_run_at_once() -> None:
     assert len(toy.played) == 1
 
 
+class Gated(Toy):
+    """Plays only when it is let through."""
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__(tasks=tasks)
+        self.gate = threading.Semaphore(0)
+
+    def play(self, episode: Episode) -> Trajectory:
+        assert self.gate.acquire(timeout=60)
+        return super().play(episode)
+
+
 def test_stopping_begins_no_further_episode() -> None:
-    toy = Toy(tasks=500)
+    toy = Gated(tasks=500)
     run = run_episodes(toy, plan_episodes(toy), concurrency=2)
+    toy.gate.release()
     next(run)
     run.close()
+    toy.gate.release(500)
     for thread in threading.enumerate():
         if thread.name.startswith("rwml-episodes-"):
             thread.join(10)
-    before = len(toy.played)
-    assert before < 500
+    assert len(toy.played) <= 3, "the one that was asked for, and what two threads had begun"
     assert next(run, None) is None
 
 

@@ -8,6 +8,7 @@ way. tau2's registry, classes and functions stay as they are.
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -23,6 +24,8 @@ from tau2.registry import registry
 from rwml.schema import Tool
 from rwml_adapters.tau2.containment import contained, uncollected
 from rwml_adapters.tau2.databases import Original, copy_value
+
+logger = logging.getLogger("rwml")
 
 
 class Domain:
@@ -137,9 +140,15 @@ def _forgiving(kind: type[Environment]) -> type[Environment]:
         ) -> bool:
             try:
                 return super().run_env_assertion(assertion, raise_assertion_error)
-            except Exception:
+            except Exception as error:
                 if raise_assertion_error:
                     raise
+                logger.info(
+                    "tau2: an assertion that cannot be checked counts as not met: %s: %s: %s",
+                    assertion.func_name,
+                    type(error).__name__,
+                    error,
+                )
                 return False
 
     return Forgiving

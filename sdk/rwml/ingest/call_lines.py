@@ -7,6 +7,7 @@ whether it is refused: a line that it cannot read is parsed as every other is.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from rwml.errors import SchemaError
 from rwml.ingest.chat import read_tools, to_openai
 from rwml.ingest.records import parse_json
 from rwml.schema import Message, Tool
+
+logger = logging.getLogger("rwml")
 
 KEPT_HISTORIES = 4_000
 """Conversations whose text is recognised, the least recently read go first (ours)."""
@@ -38,6 +41,7 @@ class CallLines:
 
     def __init__(self, hasher: Hasher, *, share: Callable[[Message], Message]) -> None:
         self._share = share
+        self._has_warned = False
         self._reader = LineReader(
             hasher,
             response="response",
@@ -58,9 +62,16 @@ class CallLines:
         if _may_be_call(line):
             try:
                 return self._reader.read_in_place(line)
-            except Exception:  # noqa: BLE001, S110 - what is wrong is found and told as in any line
-                pass
+            except ValueError:
+                pass  # what is wrong is found and told as in any line
+            except Exception:  # a fault of ours: the line is read all the same, and we hear of it
+                self._warn()
         return parse_json(line)
+
+    def _warn(self) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning("rwml: a line could only be read slowly; please report", exc_info=True)
 
     def _message(self, wire: Wire) -> Message:
         found = [Message.from_openai(plain) for plain in to_openai(wire)]
