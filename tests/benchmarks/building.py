@@ -30,8 +30,9 @@ POLICY_LINES = 90
 """About as long as the policy of tau2's airline."""
 
 _BUILD = """
-import resource, sys
+import sys
 from pathlib import Path
+from tests.benchmarks.measure import peak_mib
 from rwml import open_store
 from rwml_trainer.dataset import Report, build_dataset
 from rwml_trainer.models import load_tokenizer
@@ -43,7 +44,7 @@ with open_store(sys.argv[1], create=False) as store:
         store, Path(sys.argv[2]), recipe=recipe, tokenizer=load_tokenizer(resolve_model(SMOLLM2)),
         report=Report(mask_tools=True),
     )
-print(manifest.transitions, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(manifest.transitions, peak_mib())
 """
 
 

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 ROUNDS = 5
 
@@ -19,6 +20,15 @@ class Result:
     unit: str
     baseline: float
     ratio: float
+
+
+def peak_mib() -> float:
+    """Most memory that this process has held since it began, or since the peak was reset.
+
+    Not ``ru_maxrss``, which a process takes over from the one that started it.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def rates(

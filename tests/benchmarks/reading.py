@@ -19,11 +19,12 @@ LENGTH = 99
 """Tool calls of a trajectory; a question to the user makes it a hundred steps."""
 
 _READ = """
-import resource, sys
+import sys
+from tests.benchmarks.measure import peak_mib
 from rwml import open_store
 with open_store(sys.argv[1], create=False) as store:
     number = sum(1 for _ in store.transitions(history=4))
-print(number, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(number, peak_mib())
 """
 
 

@@ -20,7 +20,7 @@ import psutil
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from tests.benchmarks.measure import Result, rates
+from tests.benchmarks.measure import Result, peak_mib, rates
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -221,9 +221,7 @@ def _peak(kind: str) -> float:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
         before = psutil.Process().memory_info().rss
         _full_step(trainer, MAIN)
-        lines = Path("/proc/self/status").read_text().splitlines()
-        peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-        return (peak * 1024 - before) / 2**20
+        return peak_mib() - before / 2**20
 
 
 if __name__ == "__main__":
