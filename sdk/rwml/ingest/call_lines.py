@@ -64,7 +64,7 @@ class CallLines:
                 return self._reader.read_in_place(line)
             except ValueError:
                 pass  # what is wrong is found and told as in any line
-            except Exception:  # a fault of ours: the line is read all the same, and we hear of it
+            except Exception:  # noqa: BLE001 - a fault of ours, told; the line is read all the same
                 self._warn()
         return parse_json(line)
 

@@ -7,11 +7,9 @@ the same in every trajectory, so in ids a digest stands where a number would. So
 
 from __future__ import annotations
 
-import hashlib
 import json as json_text
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from pydantic import BaseModel
@@ -25,8 +23,9 @@ from rwml.redaction.literals import LargeJson
 from rwml.redaction.names import SECRET, is_secret_name, is_secret_value
 from rwml.redaction.personal import is_phone_name, named_phone
 from rwml.redaction.plans import OPEN, Plan, plan_of
+from rwml.redaction.pseudonyms import Pseudonyms
 from rwml.redaction.records import DENIED, Walk
-from rwml.redaction.texts import PIECE_CHARS, TextCleaner
+from rwml.redaction.texts import Namer, TextCleaner
 from rwml.schema import Step, Trajectory
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ SHOWN_CHARS = 40
 KEY_BYTES = 64
 """The longest key that BLAKE2b takes."""
 
-_NUMBERED = re.compile(r"<([A-Z][A-Z0-9_]{0,60}?)_([0-9]{1,6})>")
 _FIRST_KEY = re.compile(r'\s*\{\s*"([a-z_]+)"\s*:\s*([0-9]*)')
 _HIDDEN_ID = re.compile(r"(.*<[A-Z][A-Z0-9_]{0,60}>.*)-[0-9a-f]{12}", re.DOTALL)
 _Result = TypeVar("_Result")
@@ -65,19 +63,6 @@ class Finding(NamedTuple):
     after: str
 
 
-@dataclass
-class _Numbers:
-    """How far each kind is numbered."""
-
-    last: dict[str, int]
-
-    def reserve(self, text: str) -> None:
-        """Leaves out the numbers that placeholders in a text have already."""
-        for start in range(0, len(text), PIECE_CHARS):
-            for match in _NUMBERED.finditer(text, start, start + PIECE_CHARS + 80):
-                self.last[match[1]] = max(self.last.get(match[1], 0), int(match[2]))
-
-
 class RedactionSession:
     """Hides what a policy says, with the pseudonyms of one trajectory; not thread-safe.
 
@@ -95,15 +80,12 @@ class RedactionSession:
         if not isinstance(key, bytes) or not 1 <= len(key) <= KEY_BYTES:
             raise UsageError(f"the key of pseudonyms is 1 to {KEY_BYTES} bytes")
         self._rules = rules
-        self._key = key
-        self._known = known
-        self._names: dict[bytes, str] | None = None
-        self._used: dict[bytes, str] = {}
-        self._numbers = _Numbers({})
+        self._pseudonyms = Pseudonyms(key, known)
         self._report = report
-        self._cleaner = self._make_cleaner(self._name)
-        self._id_cleaner = self._make_cleaner(lambda kind, _: f"<{kind}>")
-        self._walk = Walk(self, allow=rules.allow, deny=rules.deny)
+        self._trail: list[str] = []
+        # Neither knows the session: many are made and dropped, and must go without a collector.
+        self._cleaner = _make_cleaner(rules, self._pseudonyms.name)
+        self._id_cleaner = _make_cleaner(rules, _only_kind)
 
     def text(self, text: str) -> str:
         """A text without what must not be stored.
@@ -139,11 +121,9 @@ class RedactionSession:
         """Digests and pseudonyms that were used since this was called last, to be stored.
 
         All of them, not only new ones: those of before may have been forgotten with what they
-        stood in. A digest is BLAKE2b of 16 bytes, with the session's key, of the kind and the
-        value.
+        stood in. Digests are those of `Pseudonyms.digest`.
         """
-        used, self._used = self._used, {}
-        return used
+        return self._pseudonyms.take_used()
 
     def may_hold(self, text: str) -> bool:
         """See `rwml.redaction.records.Hider`."""
@@ -164,7 +144,11 @@ class RedactionSession:
             clean = self._reported(text, allowed)
         if name and self._rules.personal and not allowed and is_phone_name(name):
             phone = named_phone(clean)
-            return clean if phone is None else self._told(self._name("PHONE", phone.value), clean)
+            return (
+                clean
+                if phone is None
+                else self._told(self._pseudonyms.name("PHONE", phone.value), clean)
+            )
         return clean
 
     def hide_id(self, text: str, *, allowed: bool = False) -> str:
@@ -175,37 +159,29 @@ class RedactionSession:
         clean = self._id_cleaner.clean(own, allowed=allowed)
         if clean == own:
             return text
-        return self._told(f"{clean}-{self._digest('ID', text).hex()[:12]}", text, kind="ID")
+        return self._told(
+            f"{clean}-{self._pseudonyms.digest('ID', text).hex()[:12]}", text, kind="ID"
+        )
 
     def deny(self, text: str) -> str:
         """See `rwml.redaction.records.Hider`."""
-        gone = f"{DENIED}-{self._digest('ID', text).hex()[:12]}" if text else DENIED
+        gone = f"{DENIED}-{self._pseudonyms.digest('ID', text).hex()[:12]}" if text else DENIED
         return self._told(gone, "", kind="DENIED")
 
     def _json(self, body: str, model: type[BaseModel] | None) -> str:
-        self._numbers.reserve(body)
+        self._pseudonyms.reserve(body)
         plan, step = _what(body, model)
-        self._walk.is_changed = False
-        self._walk.trail.clear()
-        root = self._walk.root(plan, step=step)
+        self._trail.clear()
+        walk = Walk(self, allow=self._rules.allow, deny=self._rules.deny, trail=self._trail)
+        root = walk.root(plan, step=step)
         if len(body) > LARGE_CHARS:
-            return LargeJson(body, self._walk).clean(root)
+            return LargeJson(body, walk).clean(root)
         try:
             value = from_json(body)
         except ValueError:  # lone surrogates are spelled in it
             value = json_text.loads(body)
-        clean = self._walk.value(value, root)
-        return to_json(clean, inf_nan_mode="constants").decode() if self._walk.is_changed else body
-
-    def _make_cleaner(self, name: Callable[[str, str], str]) -> TextCleaner:
-        rules = self._rules
-        return TextCleaner(
-            secrets=rules.secrets,
-            personal=rules.personal,
-            custom=rules.custom,
-            detectors=rules.detectors,
-            name=name,
-        )
+        clean = walk.value(value, root)
+        return to_json(clean, inf_nan_mode="constants").decode() if walk.is_changed else body
 
     def _safely(self, work: Callable[[], _Result]) -> _Result:
         try:
@@ -213,24 +189,6 @@ class RedactionSession:
         except Exception as error:  # noqa: BLE001 - whatever it quotes must not get further
             reason = describe(error)
         raise RedactionError(f"a record could not be redacted: {reason}")
-
-    def _name(self, kind: str, value: str) -> str:
-        if self._names is None:
-            known = self._known() if callable(self._known) else self._known
-            self._names = dict(known)
-            self._numbers.reserve(" ".join(self._names.values()))
-        digest = self._digest(kind, value)
-        name = self._names.get(digest)
-        if name is None:
-            number = self._numbers.last.get(kind, 0) + 1
-            self._numbers.last[kind] = number
-            name = self._names[digest] = f"<{kind}_{number}>"
-        self._used[digest] = name
-        return name
-
-    def _digest(self, kind: str, value: str) -> bytes:
-        text = f"{kind}\0{value}".encode("utf-8", "surrogatepass")
-        return hashlib.blake2b(text, digest_size=16, key=self._key).digest()
 
     def _reported(self, text: str, allowed: bool) -> str:
         """As `TextCleaner.clean`, and tells of every value that is hidden."""
@@ -254,8 +212,22 @@ class RedactionSession:
     def _tell(self, edit: Edit, value: str, before: str, after: str) -> None:
         if self._report is not None:
             masked = f"{value[:1]}... ({len(value)} characters)" if value else ""
-            path = ".".join(part for part in self._walk.trail if part)
+            path = ".".join(part for part in self._trail if part)
             self._report(Finding(path, edit.kind, edit.replacement, masked, before, after))
+
+
+def _make_cleaner(rules: Rules, name: Namer) -> TextCleaner:
+    return TextCleaner(
+        secrets=rules.secrets,
+        personal=rules.personal,
+        custom=rules.custom,
+        detectors=rules.detectors,
+        name=name,
+    )
+
+
+def _only_kind(kind: str, _: str) -> str:
+    return f"<{kind}>"
 
 
 def _what(body: str, model: type[BaseModel] | None) -> tuple[Plan, str | None]:

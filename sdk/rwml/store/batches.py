@@ -172,23 +172,30 @@ def step_row(
     )
 
 
+# Made once: of each statement that is made, some is left to Python's collector of cycles.
+_CUT = sa.delete(steps).where(
+    steps.c.trajectory_id == sa.bindparam("key"), steps.c.step_index >= sa.bindparam("length")
+)
+_TOUCH = (
+    sa.update(trajectories)
+    .where(trajectories.c.id == sa.bindparam("key"))
+    .values(recorded_at=sa.bindparam("moment"))
+)
+
+
 def write_batch(connection: Connection, batch: Batch) -> None:
     """Writes a batch inside the caller's transaction."""
     _upsert(connection, trajectories, batch.headers, keys=1)
     for row in batch.merges:
         _upsert(connection, trajectories, [_merged(connection, row)], keys=1)
     if batch.cuts:
-        key, length = sa.bindparam("key"), sa.bindparam("length")
-        beyond = (steps.c.trajectory_id == key) & (steps.c.step_index >= length)
         cuts = [{"key": key, "length": length} for key, length in sorted(batch.cuts.items())]
-        connection.execute(sa.delete(steps).where(beyond), cuts)
+        connection.execute(_CUT, cuts)
     _upsert(connection, steps, batch.steps, keys=3)
     _upsert(connection, pseudonyms, list(dict.fromkeys(batch.names)), keys=2)
     if batch.touched:
-        mine = trajectories.c.id == sa.bindparam("key")
-        later = sa.update(trajectories).where(mine).values(recorded_at=sa.bindparam("moment"))
         moments = [{"key": key, "moment": at} for key, at in sorted(batch.touched.items())]
-        connection.execute(later, moments)
+        connection.execute(_TOUCH, moments)
 
 
 def drop_outdated(connection: Connection, batch: Batch) -> Batch:

@@ -53,6 +53,13 @@ DEADLOCK_STATES = ("40001", "40P01")
 MAKING_TABLES = 0x72776D6C
 """Advisory lock of PostgreSQL under which tables are made or migrated ("rwml" in ASCII)."""
 
+# Made once: of each statement that is made, some is left to Python's collector of cycles.
+_OF_IT = sa.bindparam("key", type_=sa.String())
+_BODY_OF = sa.select(trajectories.c.body).where(trajectories.c.id == _OF_IT)
+_NAMES_OF = sa.select(pseudonyms.c.digest, pseudonyms.c.name).where(
+    pseudonyms.c.trajectory_id == _OF_IT
+)
+
 _Result = TypeVar("_Result")
 
 
@@ -179,17 +186,15 @@ class Store:
 
     def header(self, key: str) -> Trajectory | None:
         """The trajectory with this key, without its steps; None where there is none."""
-        query = sa.select(trajectories.c.body).where(trajectories.c.id == key)
         with self._reading() as connection:
-            body = connection.scalar(query)
+            body = connection.scalar(_BODY_OF, {"key": key})
         return None if body is None else load(Trajectory, body, key)
 
     def pseudonyms(self, key: str) -> dict[bytes, str]:
         """What stands for redacted values in a trajectory, by keyed digest of the value."""
-        of_it = pseudonyms.c.trajectory_id == key
-        query = sa.select(pseudonyms.c.digest, pseudonyms.c.name).where(of_it)
         with self._reading() as connection:
-            return {bytes(row.digest): row.name for row in connection.execute(query)}
+            rows = connection.execute(_NAMES_OF, {"key": key})
+            return {bytes(row.digest): row.name for row in rows}
 
     def add(self, trajectory: Trajectory) -> None:
         """Writes one whole trajectory; it replaces an earlier recording of the same id."""
