@@ -153,18 +153,19 @@ class AlfworldPool:
         """
         if isinstance(commands, str) or len(commands) != self.size:
             raise UsageError(f"the pool needs a command for each of {self.size} environments")
+        before = self._current()
         answers = self._workers.step(
             {
                 place: command
-                for place, (command, last) in enumerate(zip(commands, self._current(), strict=True))
+                for place, (command, last) in enumerate(zip(commands, before, strict=True))
                 if command is not None and not last.is_over
             }
         )
-        for place, last in enumerate(self._current()):
+        for place, last in enumerate(self._current()):  # not `before`: a dead worker's are marked
             answer = answers.get(place)
             if isinstance(answer, tuple):
                 self._last[place] = _Last(*answer)
-            else:
+            elif last.reward:
                 self._last[place] = last._replace(reward=0.0)
         _raise_first(answers)
         observations, rewards, terminated, truncated, infos = zip(*self._current(), strict=True)
