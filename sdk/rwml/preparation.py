@@ -19,7 +19,7 @@ from rwml.records import HeaderRecord, StepRecord
 from rwml.redaction import Redaction, RedactionSession, Redactor, redact_id, redact_model
 from rwml.schema import Step, Trajectory
 from rwml.serialisation import LARGE_CHARS, dump, without_large_texts
-from rwml.store.batches import Batch, NameRow, header_row, step_row
+from rwml.store.batches import Batch, header_row, step_row
 from rwml.store.keys import key_check
 from rwml.store.lookups import Pending
 from rwml.store.rows import as_key, load
@@ -209,8 +209,9 @@ class Preparation:
 
     def _add_names(self, opened: _Open, batch: Batch) -> None:
         if opened.session is not None:
-            for digest, name in opened.session.used_names().items():
-                batch.names.append(NameRow(opened.key, digest, name, self._key_check))
+            key, check = opened.key, self._key_check
+            used = opened.session.used_names()
+            batch.names += [(key, digest, name, check) for digest, name in used.items()]
 
     def _opened(self, name: str, trajectory: Trajectory | None) -> _Open:
         """What is known of a trajectory; `trajectory` where its header is at hand."""

@@ -22,7 +22,7 @@ from filelock import Timeout as LockTimeout
 
 from rwml.errors import StoreError
 from rwml.store import Store
-from rwml.store.batches import Batch, HeaderRow, NameRow, StepRow
+from rwml.store.batches import Batch, HeaderRow, StepRow
 from rwml.store.keys import state_folder
 
 SPOOL_VARIABLE = "RWML_SPOOL"
@@ -262,7 +262,7 @@ def _load(body: str) -> Batch:
         cuts=cuts,
         steps=[StepRow._make([*row[:6], _bytes(row[6]), _bytes(row[7]), row[8]]) for row in steps],
         names=[  # without the check of a key, where an older rwml left them
-            NameRow(owner, bytes.fromhex(digest), name, *map(_bytes, check))
+            (owner, bytes.fromhex(digest), name, _bytes(check[0]) if check else None)
             for owner, digest, name, *check in names
         ],
         touched=touched,

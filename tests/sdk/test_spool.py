@@ -19,7 +19,7 @@ from rwml import Message, Outcome, Recorder, Step, Trajectory, open_store
 from rwml.errors import StoreError
 from rwml.records import Continuation, HeaderRecord, StepRecord
 from rwml.spool import Spool, spool_folder
-from rwml.store.batches import Batch, NameRow, header_row, step_row
+from rwml.store.batches import Batch, header_row, step_row
 from rwml.testing import make_trajectory
 
 
@@ -39,7 +39,7 @@ def batch(task: int) -> Batch:
             step_row(trajectory.id, step, digest=b"\x00\xff", tail=None)
             for step in trajectory.steps
         ],
-        names=[NameRow(trajectory.id, b"\x01" * 16, "<EMAIL_1>")],
+        names=[(trajectory.id, b"\x01" * 16, "<EMAIL_1>", None)],
         touched={trajectory.id: 12.5},
     )
 

@@ -10,7 +10,7 @@ import functools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -51,13 +51,11 @@ class StepRow(NamedTuple):
     body: str
 
 
-class NameRow(NamedTuple):
-    """A row of `pseudonyms`."""
+NameRow: TypeAlias = tuple[str, bytes, str, bytes | None]
+"""A row of `pseudonyms`: key of the trajectory, digest, pseudonym, check of the digest's key.
 
-    trajectory_id: str
-    digest: bytes
-    name: str
-    key_check: bytes | None = None
+A plain tuple: a long text has thousands, and Python's collector lets go only of plain ones at once.
+"""
 
 
 @dataclass
@@ -95,7 +93,7 @@ class Batch:
         """The same rows, one record to a batch; pseudonyms go with each of their trajectory."""
         names: dict[str, list[NameRow]] = {}
         for name in self.names:
-            names.setdefault(name.trajectory_id, []).append(name)
+            names.setdefault(name[0], []).append(name)
         for header in self.headers:
             cut = {header.id: self.cuts[header.id]} if header.id in self.cuts else {}
             mine = names.get(header.id, [])

@@ -13,7 +13,7 @@ from pathlib import Path
 from rwml import Message, Outcome, Step, ToolCall, Trajectory, open_store
 from rwml.content import Part
 from rwml.schema import Fingerprint, Provenance, Usage
-from rwml.store.batches import Batch, NameRow
+from rwml.store.batches import Batch
 from rwml.store.tables import STORE_VERSION
 from rwml.testing import make_trajectory
 
@@ -76,7 +76,7 @@ def main() -> None:
     with open_store(f"sqlite:///{path}") as store:
         for trajectory in samples():
             store.add(trajectory)
-        store.write_batch(Batch(names=[NameRow("everything", b"d" * 16, "<EMAIL_1>", b"c" * 8)]))
+        store.write_batch(Batch(names=[("everything", b"d" * 16, "<EMAIL_1>", b"c" * 8)]))
     path.with_name(f"{path.name}.lock").unlink()
     texts = [json.loads(t.model_dump_json()) for t in sorted(samples(), key=lambda t: t.id)]
     path.with_suffix(".json").write_text(json.dumps(texts, indent=1) + "\n", encoding="utf-8")
