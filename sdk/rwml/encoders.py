@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from rwml.errors import EncoderUnavailableError, MissingExtraError, RewardError
 from rwml.extras import package_folder, require
+from rwml.openai_client import BUSY, connect, first_line, key_headers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,9 +27,6 @@ HTTP_TIMEOUT_S = 60.0
 """How long a request to a served encoder may take (ours)."""
 HTTP_ATTEMPTS = 4
 """How often a request is sent while the endpoint is busy or out of reach (ours)."""
-_BUSY = (408, 409, 429)
-"""Statuses below 500 that the client asks again after."""
-_ERROR_CHARS = 200
 
 
 @runtime_checkable
@@ -137,7 +135,13 @@ class HttpEncoder:
         if not texts:
             return np.zeros((0, 0), dtype=np.float32)
         if self._client is None:
-            self._client = self._connect()
+            self._client = connect(
+                self._url,
+                api_key=self._key,
+                timeout_s=HTTP_TIMEOUT_S,
+                attempts=HTTP_ATTEMPTS,
+                extra="train",
+            )
         size = self._batch_size
         parts = [self._embed(texts[first : first + size]) for first in range(0, len(texts), size)]
         vectors = np.concatenate(parts)
@@ -145,21 +149,6 @@ class HttpEncoder:
         if not np.isfinite(vectors).all() or not lengths.all():
             raise RewardError(f"the encoder {self.name} at {self._url} answered an empty embedding")
         return vectors / lengths
-
-    def _connect(self) -> Any:
-        require("train", "openai")
-        from openai import Omit, OpenAI
-
-        unsaid = ["OpenAI-Organization", "OpenAI-Project"]
-        if self._key is None:
-            unsaid.append("Authorization")
-        return OpenAI(
-            base_url=self._url,
-            api_key=self._key or "none",
-            timeout=HTTP_TIMEOUT_S,
-            max_retries=HTTP_ATTEMPTS - 1,
-            default_headers={name: Omit() for name in unsaid},  # type: ignore[misc]
-        )
 
     def _embed(self, texts: list[str]) -> np.ndarray:
         import numpy as np
@@ -181,11 +170,14 @@ class HttpEncoder:
 
         try:
             return self._client.embeddings.create(
-                model=self.name, input=texts, encoding_format="float"
+                model=self.name,
+                input=texts,
+                encoding_format="float",
+                extra_headers=key_headers(self._key),
             )
         except openai.APIStatusError as error:
-            reason = f"status {error.status_code}: {_first_line(error.response.text)}"
-            if error.status_code < 500 and error.status_code not in _BUSY:
+            reason = f"status {error.status_code}: {first_line(error.response.text)}"
+            if error.status_code < 500 and error.status_code not in BUSY:
                 raise RewardError(
                     f"the encoder at {self._url} refused a request: {reason}"
                 ) from error
@@ -196,10 +188,6 @@ class HttpEncoder:
         raise EncoderUnavailableError(
             f"the encoder at {self._url} did not answer {HTTP_ATTEMPTS} attempts: {reason}"
         )
-
-
-def _first_line(answer: str) -> str:
-    return " ".join(answer.split())[:_ERROR_CHARS]
 
 
 class CachedEncoder:
