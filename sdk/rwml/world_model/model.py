@@ -126,13 +126,22 @@ class WorldModel:
         return self.prompts.history
 
     @property
-    def encoder_name(self) -> str:
-        """Name of what measures gaps.
+    def encoder(self) -> CachedEncoder:
+        """What measures gaps, made at first use.
 
         Raises:
             RewardError: there is none.
+            MissingExtraError: the package that ships its weights is not installed.
         """
-        return self._encoder().name
+        with self._lock:
+            if self._made_encoder is None:
+                chosen = self._encoder_choice
+                if chosen is None and self._facts is not None:
+                    chosen = self._facts.make_encoder()
+                if chosen is None:
+                    raise RewardError("a gap is measured by an encoder: pass encoder, or run")
+                self._made_encoder = as_encoder(chosen)
+            return self._made_encoder
 
     def predict(
         self, trajectory: Trajectory, action: MessageLike, *, kind: Kind | None = None
@@ -344,21 +353,10 @@ class WorldModel:
         found = [(said, target) for said, target in pairs if said and target]
         if not found:
             return [None] * len(pairs)
-        encoder = self._encoder()
+        encoder = self.encoder
         with self._encoding:
             measured = iter(gaps(encoder, *map(list, zip(*found, strict=True))))
         return [max(0.0, next(measured)) if said and target else None for said, target in pairs]
-
-    def _encoder(self) -> CachedEncoder:
-        with self._lock:
-            if self._made_encoder is None:
-                chosen = self._encoder_choice
-                if chosen is None and self._facts is not None:
-                    chosen = self._facts.make_encoder()
-                if chosen is None:
-                    raise RewardError("a gap is measured by an encoder: pass encoder, or run")
-                self._made_encoder = as_encoder(chosen)
-            return self._made_encoder
 
 
 def _kind(trajectory: Trajectory, action: Message) -> Kind:
