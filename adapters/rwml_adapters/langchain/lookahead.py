@@ -233,11 +233,10 @@ class LookaheadMiddleware(AgentMiddleware):
             self._under_way += 1
         try:
             return self._world.submit(situation.trajectory, situation.action)
-        except BaseException:
-            with self._changed:
-                self._under_way -= 1
-                self._changed.notify_all()
-            raise
+        except Exception as error:  # noqa: BLE001 - one that fails at once is counted like the others
+            failed = Future[Prediction]()
+            failed.set_exception(error)
+            return failed
 
     def _waits_for(self, asked: _Asked) -> bool:
         return self._mode != "shadow" and asked.future is not None
