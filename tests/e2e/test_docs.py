@@ -18,8 +18,8 @@ from rwml.testing import OpenAIServer, make_trajectory
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 NEED_GAMES = ("alfworld",)
-ENDPOINT = "http://127.0.0.1:4000/v1"
-"""Where the pages have a model; a scripted one stands in for it."""
+ENDPOINT = re.compile(r"http://127\.0\.0\.1:\d+/v1")
+"""Where the pages have models and encoders; a scripted server stands in for them."""
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
@@ -47,7 +47,7 @@ def test_every_command_of_a_page_runs(
     (tmp_path / "traces.jsonl").write_bytes(gzip.decompress(log.read_bytes()))
     with OpenAIServer(answer=lambda body: format_label("Error: not found")) as server:
         for command in commands(page):
-            words = shlex.split(command.replace(ENDPOINT, server.url))
+            words = shlex.split(ENDPOINT.sub(server.url, command))
             done = subprocess.run(
                 [sys.executable, "-m", "rwml", *words[1:]],
                 capture_output=True,

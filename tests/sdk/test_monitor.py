@@ -33,7 +33,7 @@ from rwml.world_model.monitoring import (
 pytest.importorskip("openai")
 pytest.importorskip("scipy")
 
-LOOKS = 300
+LOOKS = 200
 RATE = 0.1
 
 
@@ -68,7 +68,9 @@ def test_a_test_that_ignores_groups_would_not_keep_the_rate() -> None:
             [Group(g.total / g.count, 1) for g in draw(generator) for _ in range(g.count)]
             for _ in range(2)
         ]
-        shifts = find_shifts({"a": (pair[0], pair[1])}, false_alarms=RATE, min_shift=0, seed=seed)
+        shifts = find_shifts(
+            {"a": (pair[0], pair[1])}, false_alarms=RATE, min_shift=0, resamples=300, seed=seed
+        )
         alarms += shifts["a"].is_alarm
     assert alarms / 60 > RATE + 3 * (RATE * (1 - RATE) / 60) ** 0.5
 

@@ -34,8 +34,7 @@ class PredictionCache:
             return make()
         with self._lock:
             known = self._kept.get(key)
-            if known is None:
-                mine = self._kept[key] = Future[Prediction]()
+            future = self._kept[key] = known or Future[Prediction]()
             self._kept.move_to_end(key)
             while len(self._kept) > self._capacity:
                 self._kept.popitem(last=False)
@@ -45,9 +44,9 @@ class PredictionCache:
             made = make()
         except BaseException as error:
             with self._lock:
-                if self._kept.get(key) is mine:
+                if self._kept.get(key) is future:
                     del self._kept[key]
-            mine.set_exception(error)
+            future.set_exception(error)
             raise
-        mine.set_result(made)
+        future.set_result(made)
         return made
