@@ -33,7 +33,7 @@ from rwml.world_model.monitoring import (
 pytest.importorskip("openai")
 pytest.importorskip("scipy")
 
-LOOKS = 200
+LOOKS = 600
 RATE = 0.1
 
 
