@@ -95,7 +95,11 @@ def in_a_graph(env: SimulatedEnv) -> Any:
         awrap_tool_call=wrapped.awrap_tool_call,
     )
     graph = StateGraph(MessagesState)
-    graph.add_node("agent", lambda state: {"messages": [model.invoke(state["messages"])]})
+
+    def agent(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [model.invoke(state["messages"])]}
+
+    graph.add_node("agent", agent)
     graph.add_node("tools", node)
     graph.add_edge(START, "agent")
     graph.add_conditional_edges("agent", tools_condition, {"tools": "tools", END: END})

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from rwml.errors import DatasetError, ModelError, UsageError
 from rwml_trainer.dataset import read_dataset
-from rwml_trainer.merging import merge
 from rwml_trainer.dataset.rows import prompt_settings
+from rwml_trainer.merging import merge
 from rwml_trainer.models import load_model, load_tokenizer
 from rwml_trainer.recipes import Recipe
 from rwml_trainer.runs import Run, read_run, weights_folder

@@ -162,7 +162,9 @@ def test_what_a_world_model_said_is_never_trained_on(tiny_recipe: Recipe, tmp_pa
         for task in range(3):
             script = [tool_calls(("get_order", {"order_id": "1"})), "It is there.", "Bye."]
             model = ScriptedChatModel(script=script, model_name=f"agent-{task}")
-            graph = create_agent(model, [get_order], middleware=[SimulatedEnv(world).middleware()])
+            graph: Any = create_agent(
+                model, [get_order], middleware=[SimulatedEnv(world).middleware()]
+            )
             messages = graph.invoke({"messages": [("user", f"Order {task}?")]})["messages"]
             graph.invoke({"messages": [*messages, ("user", "Thanks.")]})
         assert any(

@@ -124,7 +124,7 @@ class LookaheadMiddleware(AgentMiddleware):
             raise UsageError(f"decide is asked in the mode 'block', not in {mode!r}")
         self._world = world
         self._risky = frozenset(tools)
-        self._mode = mode
+        self._mode: Mode = mode
         self._judge = judge
         self._decide: Decide = decide or (lambda ahead: not ahead.verdict.warned)
         self._budget_s = budget_s
@@ -171,7 +171,7 @@ class LookaheadMiddleware(AgentMiddleware):
         if asked is None:
             return handler(request)
         try:
-            if self._waits_for(asked):
+            if asked.future is not None and self._mode != "shadow":
                 wait([asked.future], timeout=self._budget_s)
             held = self._held(asked)
             if held is not None:
@@ -191,7 +191,7 @@ class LookaheadMiddleware(AgentMiddleware):
         if asked is None:
             return await handler(request)
         try:
-            if self._waits_for(asked):
+            if asked.future is not None and self._mode != "shadow":
                 await _wait(asked.future, self._budget_s)
             held = self._held(asked)
             if held is not None:
@@ -237,9 +237,6 @@ class LookaheadMiddleware(AgentMiddleware):
             failed = Future[Prediction]()
             failed.set_exception(error)
             return failed
-
-    def _waits_for(self, asked: _Asked) -> bool:
-        return self._mode != "shadow" and asked.future is not None
 
     def _held(self, asked: _Asked) -> ToolMessage | None:
         """What the agent is told in place of the tool; None where the tool may run."""
@@ -370,10 +367,8 @@ class LookaheadMiddleware(AgentMiddleware):
         return ("unformed", None) if text is None else (None, text)
 
 
-async def _wait(future: Future[Prediction] | None, timeout_s: float) -> None:
+async def _wait(future: Future[Prediction], timeout_s: float) -> None:
     """Waits for a future, whatever it comes to; gives it up when time runs out."""
-    if future is None:
-        return
     waiting = asyncio.wrap_future(future)
     try:
         await asyncio.wait([waiting], timeout=timeout_s)
