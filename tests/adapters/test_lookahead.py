@@ -245,6 +245,17 @@ def test_a_call_that_waited_long_enough_runs(way: str, shop: Shop) -> None:
     assert ahead.flush(30)
 
 
+def test_too_many_at_once_pass_unasked(
+    shop: Shop, world: rwml.WorldModel, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rwml_adapters.langchain.lookahead.MAX_UNDER_WAY", 0)
+    ahead = LookaheadMiddleware(world, tools=["refund"], mode="advise", budget_s=60)
+    assert results(run("sync", shop.agent(ahead, script=[tool_calls(TWO[1]), "done"]))) == [REFUSED]
+    assert ahead.report().gone == {"busy": 1}
+    assert ahead.flush(0)
+    assert server.requests == []
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_tool_that_raises_raises_as_before(way: str, world: rwml.WorldModel) -> None:
     @tool

@@ -206,7 +206,8 @@ def _describe(
     rate: float,
 ) -> str:
     apart = [report for report in reports if report.status == "unpredictable"]
-    parts: list[object] = [_table([report for report in reports if report not in apart])]
+    others = [report for report in reports if report not in apart]
+    parts: list[object] = [_table(others)] if others else []
     if apart:
         parts += ["", "never predictable, so surprise says nothing here:", _table(apart)]
     missing = ", ".join(f"{number} {reason}" for reason, number in taken.missing.items())
