@@ -250,7 +250,13 @@ def test_wrong_arguments_are_told_at_once(tmp_path: Path) -> None:
         rwml.WorldModel("http://127.0.0.1:1/v1")
     with pytest.raises(UsageError, match="looks like"):
         rwml.WorldModel("http://", model="w")
-    for wrong in ({"concurrency": 0}, {"attempts": 0}, {"timeout_s": 0}, {"cached": -1}):
+    for wrong in (
+        {"concurrency": 0},
+        {"attempts": 0},
+        {"timeout_s": 0},
+        {"cached": -1},
+        {"max_tokens": 0},
+    ):
         with pytest.raises(UsageError, match="more than 0"):
             rwml.WorldModel("http://127.0.0.1:1/v1", model="w", **wrong)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="no finished run"):

@@ -93,7 +93,8 @@ class WorldModel:
         name = model or (None if url else endpoint_or_model) or (facts and facts.name)
         if not name:
             raise UsageError(f"name the model at {endpoint_or_model}: pass model or run")
-        if min(concurrency, attempts, max_tokens or 1) < 1 or not timeout_s > 0 or cached < 0:
+        longest = 1 if max_tokens is None else max_tokens
+        if min(concurrency, attempts, longest) < 1 or not timeout_s > 0 or cached < 0:
             raise UsageError(
                 "concurrency, attempts, max_tokens and timeout_s must be more than 0, and cached "
                 "0 or more"
