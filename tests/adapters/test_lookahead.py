@@ -245,6 +245,31 @@ def test_a_call_that_waited_long_enough_runs(way: str, shop: Shop) -> None:
     assert ahead.flush(30)
 
 
+def test_a_run_that_is_cancelled_while_it_waits_leaves_nothing_behind(shop: Shop) -> None:
+    asked, ended = threading.Event(), threading.Event()
+
+    def never(body: Mapping[str, Any]) -> str:
+        asked.set()
+        assert ended.wait(60)
+        return foresee(body)
+
+    async def cancel(graph: Any) -> None:
+        run = asyncio.create_task(graph.ainvoke({"messages": [("user", "Refund.")]}))
+        assert await asyncio.to_thread(asked.wait, 60)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+    with OpenAIServer(answer=never) as server, rwml.WorldModel(server.url, model="w") as world:
+        ahead = LookaheadMiddleware(world, tools=["refund"], mode="advise", budget_s=60)
+        try:
+            asyncio.run(cancel(shop.agent(ahead, script=[tool_calls(TWO[1]), "done"])))
+        finally:
+            ended.set()
+        assert ahead.flush(60)
+    assert (ahead.lookaheads, shop.ran) == ([], [])
+
+
 def test_too_many_at_once_pass_unasked(
     shop: Shop, world: rwml.WorldModel, server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

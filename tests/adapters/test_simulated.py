@@ -19,7 +19,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 
 import rwml
 from rwml.assemble import Completion, assemble
-from rwml.content import SIMULATED_MARK
+from rwml.content import NOT_RUN_MARK, SIMULATED_MARK
 from rwml.errors import UsageError, WorldModelUnavailableError
 from rwml.prompts import format_label
 from rwml.schema import Message
@@ -171,6 +171,12 @@ def test_a_conversation_that_began_in_a_simulation_has_no_transitions() -> None:
     tainted = real.model_copy(update={"initial": (*real.initial, began)})
     assert list(tainted.transitions()) == []
     assert len(list(real.transitions())) == 4
+
+
+def test_what_comes_after_a_call_that_was_held_back_is_real() -> None:
+    built = TrajectoryBuilder().user("Go.").calls(("a", {})).returns(f"{NOT_RUN_MARK}Reconsider.")
+    trajectory = built.calls(("a", {})).returns("done").says("Done.").user("Thanks.").build()
+    assert [t.index for t in trajectory.transitions()] == [1, 2]
 
 
 def test_calls_are_answered_in_their_order(world: rwml.WorldModel) -> None:
