@@ -6,7 +6,6 @@ neither litellm nor LangChain, and no key is sent to a provider that it was not 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rwml.cli.endpoints import DEFAULT_KEY_VARIABLE, read_api_key
 from rwml.errors import UsageError
 from rwml.extras import require
 
@@ -21,20 +21,14 @@ if TYPE_CHECKING:
     from langchain_core.messages import AIMessage
     from langchain_core.runnables import Runnable
 
-DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 REQUEST_TIMEOUT_S = 300.0
 """Seconds one reply may take; a small model on a CPU is slow (ours)."""
 ATTEMPTS = 2
 """Tries per model call before the episode counts as an infrastructure error (ours)."""
-NO_KEY = "no-key"
-"""Sent to an endpoint of one's own when there is no key: clients refuse to send none."""
 
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="A LiteLLM model instead of a scripted agent.")
 ]
-ApiBaseOption = Annotated[str | None, typer.Option("--api-base", help="Endpoint of the model.")]
-KeyVariableOption = Annotated[str, typer.Option("--api-key-env", help="Variable with the key.")]
-KeyFileOption = Annotated[Path | None, typer.Option("--api-key-file", help="File with the key.")]
 TemperatureOption = Annotated[float | None, typer.Option(help="Of the model.")]
 MaxTokensOption = Annotated[int | None, typer.Option(help="Longest reply of the model.")]
 ToolsAsTextFlag = Annotated[
@@ -127,33 +121,6 @@ def read_model_options(
         tools_as_text=tools_as_text,
         timeout_s=timeout_s,
     )
-
-
-def read_api_key(
-    *, variable: str, key_file: Path | None, api_base: str | None = None
-) -> str | None:
-    """The API key from a file, else from an environment variable.
-
-    The default variable is read only for an endpoint of one's own (`api_base`): without one,
-    LiteLLM picks the provider's own variable, and no key goes to another provider.
-
-    Raises:
-        UsageError: the file cannot be read or is empty, or a variable asked for is not set.
-    """
-    if key_file is not None:
-        try:
-            key = key_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read the key file {key_file}: {error}") from error
-        if not key:
-            raise UsageError(f"the key file {key_file} is empty")
-        return key
-    if variable == DEFAULT_KEY_VARIABLE:
-        return (os.environ.get(variable) or NO_KEY) if api_base else None
-    key = os.environ.get(variable)
-    if not key:
-        raise UsageError(f"the environment variable {variable} is not set")
-    return key
 
 
 def chat_model(

@@ -9,6 +9,7 @@ from rwml.instrumentation import Instrumentation, instrument
 from rwml.recorder import Recorder, RecorderStats
 from rwml.schema import Message, Outcome, Step, Tool, ToolCall, Trajectory, Transition
 from rwml.store import Store, open_store
+from rwml.world_model import WorldModel
 
 __all__ = [
     "Instrumentation",
@@ -23,6 +24,7 @@ __all__ = [
     "ToolCall",
     "Trajectory",
     "Transition",
+    "WorldModel",
     "instrument",
     "open_store",
 ]

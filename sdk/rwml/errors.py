@@ -11,6 +11,8 @@
     |- RewardError            a reward that cannot be configured              exit 2
     |  |- EncoderUnavailableError  an encoder's endpoint that does not answer exit 3
     |  `- RewardHackError     a training that games its reward: stopped       exit 1
+    |- WorldModelError        a world model that refuses what it is asked     exit 2
+    |  `- WorldModelUnavailableError  one that is busy or out of reach       exit 3
     |- RedactionError         a record that could not be redacted: not stored exit 3
     |- MissingExtraError      an optional dependency that is not installed    exit 2
     |- AdapterError           an integration that failed at its own boundary  exit 3
@@ -88,6 +90,18 @@ class RewardHackError(RewardError):
     """A model games its reward (copies, one text for all, lengths): the training was stopped."""
 
     exit_code = 1
+
+
+class WorldModelError(RwmlError, ValueError):
+    """A world model refuses what it is asked: a wrong key or name, or no way to ask it."""
+
+    exit_code = 2
+
+
+class WorldModelUnavailableError(WorldModelError):
+    """A world model's endpoint is busy or out of reach: for now it predicts nothing."""
+
+    exit_code = 3
 
 
 class RedactionError(RwmlError, RuntimeError):

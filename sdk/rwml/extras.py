@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from rwml.errors import MissingExtraError
 
@@ -20,3 +21,11 @@ def require(extra: str, *modules: str) -> None:
             found = False
         if not found:
             raise MissingExtraError(extra, module)
+
+
+def package_folder(name: str) -> Path | None:
+    """Folder of an installed package, which is not imported; None where there is none."""
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))

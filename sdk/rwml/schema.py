@@ -3,7 +3,7 @@
 Frozen pydantic models, independent of every framework; the wire format is OpenAI chat. A
 `Trajectory` is what was recorded; a `Transition` is its training view, always derived and never
 stored (RWML sec. 2.1: context ``s<=t``, action ``a_t``, next state ``s_t+1``). This module must
-not import anything of rwml but its errors.
+import nothing of rwml but its errors and the parts that it is made of.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue, ValidationError
 from pydantic_core import from_json, to_json
 
-from rwml.content import Frozen, Part, content_parts, content_text
+from rwml.content import Frozen, Part, content_parts, content_text, is_real, is_simulated
 from rwml.errors import SchemaError
+from rwml.provenance import Fingerprint, Provenance, Usage
 
 SCHEMA_VERSION = 1
 """Version of the stored shape. A store written by a newer version is refused."""
@@ -182,26 +183,6 @@ class Tool(Frozen):
         }
 
 
-class Usage(Frozen):
-    """Token counts of one model call, as the provider reported them; None when it did not."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class Provenance(Frozen):
-    """Where a step comes from. Every field is optional: None means that nobody said."""
-
-    run_id: str | None = None
-    parent_run_id: str | None = None
-    node: str | None = None
-    checkpoint_ns: str | None = None
-    thread_id: str | None = None
-    agent_name: str | None = None
-    trace_id: str | None = None
-    span_id: str | None = None
-
-
 class Step(Frozen):
     """One action and what came back.
 
@@ -242,7 +223,14 @@ class Step(Frozen):
             self.status in ("ok", "error")
             and bool(self.observation)
             and self.kind is not None
-            and NOT_RECORDED_KEY not in self.metadata
+            and self.is_whole
+        )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what is known of its next state is all recorded, and all real."""
+        return NOT_RECORDED_KEY not in self.metadata and all(
+            is_real(m.content) for m in self.observation
         )
 
     def ordered_observation(self) -> tuple[Message, ...]:
@@ -276,17 +264,6 @@ class Outcome(Frozen):
     breakdown: dict[str, JsonValue] = Field(default_factory=dict)
 
 
-class Fingerprint(Frozen):
-    """What produced a trajectory: enough to tell two numbers apart that look the same."""
-
-    package: str | None = None
-    version: str | None = None
-    data_version: str | None = None
-    seed: int | None = None
-    agent: str | None = None
-    user_simulator: str | None = None
-
-
 class Trajectory(Frozen):
     """A whole episode or conversation.
 
@@ -312,26 +289,40 @@ class Trajectory(Frozen):
     started_at: datetime | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
 
+    def context(self, place: int, *, history: int | None = None) -> tuple[Message, ...]:
+        """``s<=t`` of the step at `place`: the initial messages, then the turns before it.
+
+        Args:
+            place: in `steps`; their number for an action that is still to be taken.
+            history: H, how many earlier turns (action and observation) it holds; None for all.
+        """
+        first = 0 if history is None else max(0, place - history)
+        window = self.steps[first:place]
+        turns = (message for past in window for message in (past.action, *past.observation))
+        return (*self.initial, *turns)
+
     def transitions(self, *, history: int | None = None) -> Iterator[Transition]:
         """Yields the training view of every step whose next state is known (RWML sec. 2.1).
 
+        What comes after a simulated answer is left out too: it happened in a world in which the
+        answer is not true.
+
         Args:
-            history: H, how many earlier turns (action and observation) the context holds besides
-                the initial messages; None for all of them.
+            history: H, how many earlier turns the context holds besides the initial messages;
+                None for all of them.
 
         Raises:
             SchemaError: `history` is negative.
         """
         if history is not None and history < 0:
             raise SchemaError(f"history must be 0 or more turns, not {history}")
+        if any(is_simulated(message.content) for message in self.initial):
+            return
         for place, step in enumerate(self.steps):
+            if any(is_simulated(message.content) for message in step.observation):
+                return
             if not step.is_complete or step.kind is None:
                 continue
-            first = 0 if history is None else max(0, place - history)
-            window = self.steps[first:place]
-            context = self.initial + tuple(
-                message for past in window for message in (past.action, *past.observation)
-            )
             yield Transition(
                 id=f"{self.id}/{step.index}/{step.attempt}",
                 trajectory_id=self.id,
@@ -339,7 +330,7 @@ class Trajectory(Frozen):
                 source=self.source,
                 task_id=self.task_id,
                 split=self.split,
-                context=context,
+                context=self.context(place, history=history),
                 action=step.action,
                 next_state=step.ordered_observation(),
                 kind=step.kind,
@@ -378,6 +369,13 @@ class Transition(Frozen):
     tools: tuple[Tool, ...] = ()
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     step_metadata: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @property
+    def group(self) -> str:
+        """What is not independent of it: its task, else its thread, else its trajectory."""
+        thread = self.metadata.get("thread_id")
+        name = self.task_id or (str(thread) if thread else self.trajectory_id)
+        return f"{self.source}/{name}"
 
     @property
     def tool(self) -> str | None:

@@ -19,8 +19,9 @@ pytest.importorskip("langchain_litellm")
 
 import rwml
 from rwml.cli.app import build_app
+from rwml.cli.endpoints import read_api_key
 from rwml.errors import MissingExtraError, RwmlError, UsageError
-from rwml_adapters.models import ATTEMPTS, ModelOptions, read_api_key
+from rwml_adapters.models import ATTEMPTS, ModelOptions
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def closure(lines: list[str]) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("extra", ["", "langgraph", "litellm", "postgres"])
+@pytest.mark.parametrize("extra", ["", "langgraph", "litellm", "postgres", "world"])
 def test_recording_brings_no_training_package(extra: str) -> None:
     lines = PROJECT["dependencies"] + PROJECT["optional-dependencies"].get(extra, [])
     assert not closure(lines) & HEAVY

@@ -10,6 +10,7 @@ from tests.benchmarks.assembling import assemble_vs_naive
 from tests.benchmarks.building import build_rows_per_s_vs_map, build_stream_mib
 from tests.benchmarks.ingesting import ingest_log_vs_naive
 from tests.benchmarks.measure import Result
+from tests.benchmarks.monitoring import monitor_rows_per_s_vs_naive
 from tests.benchmarks.overhead import recorder_overhead
 from tests.benchmarks.pooling import alfworld_pool_2proc_vs_1
 from tests.benchmarks.reading import read_stream_mib
@@ -30,6 +31,7 @@ BENCHMARKS = (
     ingest_log_vs_naive,
     reward_vs_naive,
     reward_vs_encode,
+    monitor_rows_per_s_vs_naive,
     build_rows_per_s_vs_map,
     build_stream_mib,
     alfworld_speed,

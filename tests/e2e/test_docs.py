@@ -12,11 +12,14 @@ import pytest
 from tests.adapters.alfworld_games import require_games
 
 from rwml import open_store
-from rwml.testing import make_trajectory
+from rwml.prompts import format_label
+from rwml.testing import OpenAIServer, make_trajectory
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 NEED_GAMES = ("alfworld",)
+ENDPOINT = re.compile(r"http://127\.0\.0\.1:\d+/v1")
+"""Where the pages have models and encoders; a scripted server stands in for them."""
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
@@ -42,15 +45,17 @@ def test_every_command_of_a_page_runs(
         (tmp_path / module.name).write_bytes(module.read_bytes())
     log = ROOT / "tests/data/ingest/openinference.jsonl.gz"
     (tmp_path / "traces.jsonl").write_bytes(gzip.decompress(log.read_bytes()))
-    for command in commands(page):
-        done = subprocess.run(
-            [sys.executable, "-m", "rwml", *shlex.split(command)[1:]],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    with OpenAIServer(answer=lambda body: format_label("Error: not found")) as server:
+        for command in commands(page):
+            words = shlex.split(ENDPOINT.sub(server.url, command))
+            done = subprocess.run(
+                [sys.executable, "-m", "rwml", *words[1:]],
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)

@@ -16,6 +16,7 @@ from packaging.version import Version
 
 from rwml import Message, Recorder, Step, Trajectory, open_store
 from rwml.capture import Capture
+from rwml.content import NOT_RUN_MARK, SIMULATED_MARK
 from rwml.diagnosis import count_spooled, diagnose, machine
 from rwml.errors import StoreUnavailableError
 from rwml.spool import spool_folder
@@ -349,3 +350,13 @@ def test_calls_that_client_and_gateway_recorded_are_named(url: str) -> None:
     assert found.status == "warning"
     assert found.text.startswith("4 transitions")
     assert "RWML_GATEWAY" in found.hint
+
+
+def test_a_store_of_a_dry_run_holds_nothing_to_learn(url: str) -> None:
+    with open_store(url) as store:
+        for number, mark in enumerate((SIMULATED_MARK, NOT_RUN_MARK)):
+            built = TrajectoryBuilder(f"dry-{number}").user("Go.").calls(("a", {}))
+            store.add(built.returns(f"{mark}done").build())
+        (found,) = (each for each in diagnose(store, store.counts()) if each.status == "error")
+    assert found.name == "unreal"
+    assert found.text.startswith("2 steps")

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from rwml import Trajectory, open_store
 from rwml.errors import DatasetError
+from rwml.prompts.tokens import TokenCounter
 from rwml.schema import Message, Step, ToolCall
 from rwml.testing import BagOfWordsEncoder, TrajectoryBuilder, make_trajectory
 from rwml_trainer.dataset import Report, build_dataset, plan_split, read_dataset, sft_row
 from rwml_trainer.dataset.rows import group_key, is_invalid_action
 from rwml_trainer.dataset.splitting import hash_share
-from rwml_trainer.dataset.tokens import TokenCounter
 from rwml_trainer.models import load_tokenizer
 from rwml_trainer.recipes import Recipe
 

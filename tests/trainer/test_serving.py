@@ -345,3 +345,22 @@ def test_command_refuses_in_one_line(tiny_model, tmp_path):
     assert refused.returncode == 2
     assert refused.stdout == ""
     assert refused.stderr.count("\n") == 1
+
+
+def test_a_world_model_asks_through_the_gateway(served: Served, run: Path) -> None:
+    import rwml
+    from rwml.errors import WorldModelError, WorldModelUnavailableError
+    from rwml.testing import make_trajectory
+
+    trajectory = make_trajectory(1)
+    action = trajectory.steps[0].action
+    with rwml.WorldModel(served.endpoint, api_key=served.key, run=run, max_tokens=8) as world:
+        assert world.name == NAME
+        found = world.predict(trajectory, action)
+        assert (found.text, found.problem) in ((None, "cut"), (None, "format"))  # random weights
+        assert found.completion
+    for key in (None, "sk-wrong"):
+        with rwml.WorldModel(served.endpoint, api_key=key, run=run, attempts=1) as world:
+            with pytest.raises(WorldModelError, match="refused the key: status 401") as caught:
+                world.predict(trajectory, action)
+            assert not isinstance(caught.value, WorldModelUnavailableError)

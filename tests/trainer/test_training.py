@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from rwml.errors import DatasetError, ModelError, UsageError
 from rwml_trainer.dataset import read_dataset
+from rwml_trainer.dataset.rows import prompt_settings
 from rwml_trainer.merging import merge
 from rwml_trainer.models import load_model, load_tokenizer
 from rwml_trainer.recipes import Recipe
@@ -31,6 +32,7 @@ def test_a_run_is_whole(run_folder: Path, tiny_recipe: Recipe) -> None:
     run = read_run(run_folder)
     assert (run.name, run.steps, len(run.rewards)) == ("first", 2, 2)
     assert run.recipe == tiny_recipe.model_dump(mode="json")
+    assert run.prompts == prompt_settings(tiny_recipe.data, None)
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == ["warm_start"] * 2 + ["grpo"] * 2
     assert all("format_rate" in line and "reward" in line for line in lines[2:])

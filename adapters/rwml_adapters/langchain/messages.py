@@ -119,6 +119,15 @@ def tool_results(output: object) -> Iterator[ToolMessage]:
         yield from tool_results(getattr(output, "update", None))
 
 
+def model_answers(response: Any) -> Iterator[AIMessage]:
+    """The model's messages in what a handler returned, in any form that it may have."""
+    response = getattr(response, "model_response", response)
+    result = getattr(response, "result", None)
+    for message in result if isinstance(result, list) else [response]:
+        if isinstance(message, AIMessage):
+            yield message
+
+
 def _other(fields: Mapping[str, Any]) -> Message:
     role: Role = _ROLES.get(str(fields.get("type"))) or "user"
     said = fields.get("role") or fields["additional_kwargs"].get("__openai_role__")

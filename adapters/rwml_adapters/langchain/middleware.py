@@ -24,6 +24,7 @@ from rwml.correlation import HEADER, correlation_headers
 from rwml_adapters.langchain.calls import ModelCall, ToolRun, Where
 from rwml_adapters.langchain.handler import RWMLCallbackHandler, instrumented
 from rwml_adapters.langchain.intake import Intake
+from rwml_adapters.langchain.messages import model_answers
 
 
 class RWMLMiddleware(AgentMiddleware):
@@ -91,7 +92,7 @@ class RWMLMiddleware(AgentMiddleware):
             return
         answers: list[AIMessage] = []
         try:
-            yield lambda response: answers.extend(_answers(response))
+            yield lambda response: answers.extend(model_answers(response))
         finally:
             with self._recorder.guard():
                 self._intake.finish(call, answers[0] if answers else None)
@@ -165,15 +166,6 @@ def _parent(config: Any) -> int:
     """The run of the node that calls; one of its own where there is none."""
     parent: UUID | None = getattr(config.get("callbacks"), "parent_run_id", None)
     return (parent or uuid4()).int
-
-
-def _answers(response: Any) -> Iterator[AIMessage]:
-    """The model's messages in what a handler returned, in any form that it may have."""
-    response = getattr(response, "model_response", response)
-    result = getattr(response, "result", None)
-    for message in result if isinstance(result, list) else [response]:
-        if isinstance(message, AIMessage):
-            yield message
 
 
 def _said(request: ModelRequest, where: Where) -> str | None:

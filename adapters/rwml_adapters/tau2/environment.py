@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from pydantic import JsonValue
 
+from rwml.cli.endpoints import DEFAULT_KEY_VARIABLE, ApiBaseOption, KeyFileOption, KeyVariableOption
 from rwml.environments import Episode, Task
 from rwml.errors import UsageError
 from rwml.references import load_reference
 from rwml.schema import Fingerprint, Trajectory
 from rwml_adapters.models import (
-    DEFAULT_KEY_VARIABLE,
     REQUEST_TIMEOUT_S,
-    ApiBaseOption,
-    KeyFileOption,
-    KeyVariableOption,
     MaxTokensOption,
     ModelOption,
     TemperatureOption,

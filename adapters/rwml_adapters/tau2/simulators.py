@@ -13,14 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rwml.cli.endpoints import DEFAULT_KEY_VARIABLE, read_api_key
 from rwml.errors import UsageError
-from rwml_adapters.models import (
-    ATTEMPTS,
-    DEFAULT_KEY_VARIABLE,
-    ModelOptions,
-    read_api_key,
-    request_arguments,
-)
+from rwml_adapters.models import ATTEMPTS, ModelOptions, request_arguments
 
 if TYPE_CHECKING:
     from tau2.data_model.tasks import Task

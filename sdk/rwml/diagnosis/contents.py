@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import islice
 
+from rwml.content import is_real
 from rwml.diagnosis.findings import Finding
 from rwml.errors import StoreError
 from rwml.schema import NOT_RECORDED_KEY, Step, Transition
@@ -60,6 +61,7 @@ class _Sample:
         answers: pending steps that call no tool: they wait for a user.
         calls: pending steps that wait for tool results.
         hidden: steps of which something was left out by an opt-out, so that they make none.
+        unreal: steps that a world model answered, or whose call was held back.
         groups: tasks, else threads, else trajectories that have a transition: what `rwml build`
             keeps on one side of its split.
         twins: transitions that were recorded twice.
@@ -70,6 +72,7 @@ class _Sample:
     answers: int = 0
     calls: int = 0
     hidden: int = 0
+    unreal: int = 0
     groups: set[str] = field(default_factory=set)
     twins: int = 0
 
@@ -79,6 +82,7 @@ class _Sample:
             self.calls += bool(step.action.tool_calls)
             self.answers += not step.action.tool_calls
         self.hidden += bool(step.observation) and NOT_RECORDED_KEY in step.metadata
+        self.unreal += not all(is_real(message.content) for message in step.observation)
         if step.is_complete:
             self.groups.add(group)
 
@@ -138,6 +142,15 @@ def _look_at_transitions(counts: Counts, sample: _Sample) -> Iterator[Finding]:
             "error",
             f"{sample.hidden} steps came back, but of tools that were opted out: none is to learn",
             "opt fewer tools out: RWML_SKIP_TOOLS, or Capture(skip_tools=...)",
+        )
+    if sample.unreal:
+        yield Finding(
+            "unreal",
+            "error",
+            f"{sample.unreal} steps were answered by a world model, or their call was held back: "
+            "none is to learn",
+            "record the agent with its real tools: without SimulatedEnv, and with look-aheads in "
+            "the mode 'shadow'",
         )
     if sample.answers and not sample.calls:
         yield Finding(

@@ -2,12 +2,15 @@
 
 from rwml.prompts.parsing import Prediction, format_label, parse_prediction
 from rwml.prompts.profiles import PROFILES, Profile, as_sft, render_next_state, render_prompt
+from rwml.prompts.settings import PromptMaker, PromptSettings
 from rwml.prompts.templates import Template, Templates, load_templates
 
 __all__ = [
     "PROFILES",
     "Prediction",
     "Profile",
+    "PromptMaker",
+    "PromptSettings",
     "Template",
     "Templates",
     "as_sft",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from rwml.schema import NOT_RECORDED_KEY, Step, Trajectory
+from rwml.schema import Step, Trajectory
 from rwml.serialisation import dump
 from rwml.store.rows import as_key, load
 from rwml.store.tables import pseudonyms, steps, trajectories
@@ -161,7 +161,7 @@ def step_row(
         key,
         step.index,
         step.attempt,
-        step.kind if step.observation and NOT_RECORDED_KEY not in step.metadata else None,
+        step.kind if step.observation and step.is_whole else None,
         step.status,
         step.orphans() if step.observation else 0,
         digest,

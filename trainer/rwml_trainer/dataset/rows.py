@@ -6,12 +6,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rwml.prompts import Templates, load_templates, render_prompt
-from rwml.prompts.profiles import Prompt, join_results, next_state_parts
+from rwml.prompts import PromptMaker, PromptSettings, Templates, load_templates
+from rwml.prompts.profiles import join_results, next_state_parts
 from rwml.schema import Transition
 from rwml_trainer.dataset.files import Row
-from rwml_trainer.dataset.tokens import TokenCounter
-from rwml_trainer.generation import render_chat
 from rwml_trainer.recipes import DataRecipe
 
 if TYPE_CHECKING:
@@ -36,9 +34,7 @@ UNREADABLE = "format"
 
 def group_key(transition: Transition) -> str:
     """What stays together on one side of the split: the task, else the thread or trajectory."""
-    thread = transition.metadata.get("thread_id")
-    name = transition.task_id or (str(thread) if thread else transition.trajectory_id)
-    return f"{transition.source}/{name}"
+    return transition.group
 
 
 def is_invalid_action(transition: Transition) -> bool:
@@ -61,6 +57,22 @@ def templates_of(recipe: DataRecipe) -> Templates | None:
     return load_templates(Path(recipe.templates) if recipe.templates else None)
 
 
+def prompt_settings(recipe: DataRecipe, templates: Templates | None) -> PromptSettings:
+    """What decides over the prompts of a recipe.
+
+    Args:
+        recipe: of the dataset.
+        templates: what `templates_of` found, or what a manifest kept of it.
+    """
+    return PromptSettings(
+        profile=recipe.profile,
+        history=recipe.history,
+        mask_tools=recipe.mask_tools,
+        max_prompt_tokens=recipe.max_prompt_tokens,
+        templates=templates,
+    )
+
+
 class RowMaker:
     """Turns a transition into a row, or into the reason why it is left out.
 
@@ -72,13 +84,11 @@ class RowMaker:
 
     def __init__(self, recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase) -> None:
         self._data = recipe
-        self._tokenizer = tokenizer
-        self._counter = TokenCounter(tokenizer)
         self.templates = templates_of(recipe)
+        self._prompts = PromptMaker(prompt_settings(recipe, self.templates), tokenizer)
         self.masking: Counter[str] = Counter()
         self.prompt_tokens = Tally()
         self.target_tokens = Tally()
-        self._last_prompt_tokens = 0
 
     def __call__(self, transition: Transition) -> Row | str:
         """The row, or the reason (one of `REASONS`) why there is none."""
@@ -88,17 +98,15 @@ class RowMaker:
         target = join_results(parts)
         if not target:
             return "empty"
-        target_tokens = self._counter.within(target, self._data.max_target_tokens)
+        target_tokens = self._prompts.count(target, limit=self._data.max_target_tokens)
         if target_tokens is None:
             return "too_long"
-        prompt = render_prompt(
-            transition, profile=self._data.profile, fits=self._fits, templates=self.templates
-        )
+        prompt = self._prompts(transition)
         if prompt is None:
             return "prompt_too_long"
         if transition.kind == "tool":
             self.masking.update(part.outcome for part in parts)
-        self.prompt_tokens.add(self._last_prompt_tokens)
+        self.prompt_tokens.add(self._prompts.tokens)
         self.target_tokens.add(target_tokens)
         return Row(
             prompt=prompt,
@@ -109,12 +117,6 @@ class RowMaker:
             task_id=transition.task_id,
             tool=transition.tool,
         )
-
-    def _fits(self, prompt: Prompt) -> bool:
-        text = render_chat(self._tokenizer, prompt)
-        tokens = self._counter.within(text, self._data.max_prompt_tokens)
-        self._last_prompt_tokens = tokens or 0
-        return tokens is not None
 
 
 class Tally:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rwml.prompts import Profile
+from rwml.prompts.settings import HISTORY, MAX_PROMPT_TOKENS
 
 ORIGIN = "origin"
 """Key of a field's ``json_schema_extra`` under which the origin of its default stands."""
@@ -64,10 +65,10 @@ class DataRecipe(_Section):
 
     profile: Profile = setting("paper", "tables A4-A7")
     templates: str | None = setting(None, "ours")
-    history: int = setting(10, "ours: the paper gives no H", ge=0)
+    history: int = setting(HISTORY, "ours: the paper gives no H", ge=0)
     mask_tools: bool = setting(True, "app. C.1")
     drop_invalid_actions: bool = setting(True, "sec. 2.2; what counts as invalid is ours")
-    max_prompt_tokens: int = setting(12_000, "ours", ge=1)
+    max_prompt_tokens: int = setting(MAX_PROMPT_TOKENS, "ours", ge=1)
     max_target_tokens: int = setting(1_024, "ours", ge=1)
     split_by: Literal["task", "row"] = setting("task", "ours: the paper splits by row")
     validation_share: float = setting(0.1, "sec. 2.2", gt=0, lt=1)

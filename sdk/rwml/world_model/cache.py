@@ -1,0 +1,52 @@
+"""A bounded cache of predictions that makes each one once, whoever asks at the same time."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from rwml.world_model.predictions import Prediction
+
+
+class PredictionCache:
+    """Predictions by key, the least recently used goes first; safe to use from several threads.
+
+    Args:
+        capacity: predictions that are kept; 0 keeps none.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[bytes, Future[Prediction]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: bytes, make: Callable[[], Prediction]) -> Prediction:
+        """The prediction of a key: known, being made in another thread, or made now.
+
+        What `make` raises is raised to everybody who waits for it, and is not kept.
+        """
+        if not self._capacity:
+            return make()
+        with self._lock:
+            known = self._kept.get(key)
+            future = self._kept[key] = known or Future[Prediction]()
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._capacity:
+                self._kept.popitem(last=False)
+        if known is not None:
+            return known.result()
+        try:
+            made = make()
+        except BaseException as error:
+            with self._lock:
+                if self._kept.get(key) is future:
+                    del self._kept[key]
+            future.set_exception(error)
+            raise
+        future.set_result(made)
+        return made
