@@ -29,13 +29,20 @@ from rwml.store.erasure import Forgotten, Subject, find_subject, remove, scrub
 from rwml.store.failures import first_line, is_out_of_reach
 from rwml.store.keys import store_key
 from rwml.store.locking import EAGER_S, LOCK_TIMEOUT_S, make_lock, turn
-from rwml.store.lookups import Pending, claim, conditions, find_pending, steps_of
+from rwml.store.lookups import (
+    Pending,
+    claim,
+    conditions,
+    find_pending,
+    header_body,
+    names_of,
+    steps_of,
+)
 from rwml.store.migrations import MIGRATIONS, migrate
 from rwml.store.rows import PAGE, as_key, load
 from rwml.store.tables import (
     STORE_VERSION,
     metadata,
-    pseudonyms,
     schema_info,
     steps,
     trajectories,
@@ -52,13 +59,6 @@ DEADLOCK_STATES = ("40001", "40P01")
 """SQLSTATE of a serialisation failure and of a deadlock: the whole batch may be tried again."""
 MAKING_TABLES = 0x72776D6C
 """Advisory lock of PostgreSQL under which tables are made or migrated ("rwml" in ASCII)."""
-
-# Made once: of each statement that is made, some is left to Python's collector of cycles.
-_OF_IT = sa.bindparam("key", type_=sa.String())
-_BODY_OF = sa.select(trajectories.c.body).where(trajectories.c.id == _OF_IT)
-_NAMES_OF = sa.select(pseudonyms.c.digest, pseudonyms.c.name).where(
-    pseudonyms.c.trajectory_id == _OF_IT
-)
 
 _Result = TypeVar("_Result")
 
@@ -187,14 +187,13 @@ class Store:
     def header(self, key: str) -> Trajectory | None:
         """The trajectory with this key, without its steps; None where there is none."""
         with self._reading() as connection:
-            body = connection.scalar(_BODY_OF, {"key": key})
+            body = header_body(connection, key)
         return None if body is None else load(Trajectory, body, key)
 
     def pseudonyms(self, key: str) -> dict[bytes, str]:
         """What stands for redacted values in a trajectory, by keyed digest of the value."""
         with self._reading() as connection:
-            rows = connection.execute(_NAMES_OF, {"key": key})
-            return {bytes(row.digest): row.name for row in rows}
+            return names_of(connection, key)
 
     def add(self, trajectory: Trajectory) -> None:
         """Writes one whole trajectory; it replaces an earlier recording of the same id."""

@@ -10,7 +10,14 @@ from sqlalchemy.engine import Connection
 from rwml.errors import StoreError
 from rwml.schema import Step
 from rwml.store.rows import as_key, load
-from rwml.store.tables import steps, trajectories
+from rwml.store.tables import pseudonyms, steps, trajectories
+
+# Made once: of each statement that is made, some is left to Python's collector of cycles.
+_KEY = sa.bindparam("key", type_=sa.String())
+_BODY_OF = sa.select(trajectories.c.body).where(trajectories.c.id == _KEY)
+_NAMES_OF = sa.select(pseudonyms.c.digest, pseudonyms.c.name).where(
+    pseudonyms.c.trajectory_id == _KEY
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,17 @@ class Pending:
 
     key: str
     step: Step
+
+
+def header_body(connection: Connection, key: str) -> str | None:
+    """The stored JSON of a trajectory without its steps; None where there is none."""
+    return connection.scalar(_BODY_OF, {"key": key})
+
+
+def names_of(connection: Connection, key: str) -> dict[bytes, str]:
+    """The pseudonyms of a trajectory by digest."""
+    rows = connection.execute(_NAMES_OF, {"key": key})
+    return {bytes(row.digest): row.name for row in rows}
 
 
 def find_pending(
