@@ -84,6 +84,13 @@ def load_model(
     return _with_lora(model, lora, trainable=trainable)
 
 
+def best_device() -> str:
+    """The GPU where there is one, as torch calls it."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def quiet_libraries() -> None:
     """Keeps transformers' own progress bars and notices off stderr, where ours are shown."""
     from transformers.utils import logging

@@ -14,13 +14,15 @@ Nothing but `run.json` says that a run is whole: a folder without it is never se
 
 from __future__ import annotations
 
+import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from rwml.errors import ModelError
-from rwml.files import write_json
+from rwml.files import file_sha256, write_json
 from rwml_trainer.encoders import EncoderMark
 from rwml_trainer.models import load_model
 
@@ -89,6 +91,35 @@ def read_run(folder: Path) -> Run:
         return Run.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, ValueError) as error:
         raise ModelError(f"{path} is not a run manifest: {error}") from error
+
+
+def read_started(folder: Path) -> dict[str, JsonValue]:
+    """What a run's training was told; nothing where that was not noted.
+
+    Raises:
+        ModelError: it was noted, and cannot be read.
+    """
+    path = folder / STARTED
+    if not path.is_file():
+        return {}
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    return told if isinstance(told, dict) else {}
+
+
+def weights_sha256(folder: Path, stage: Stage = "trained") -> str:
+    """Hash of a run's weights at a stage: of the one file, or of the hashes of several.
+
+    Raises:
+        ModelError: the run is not whole, had no such stage, or lost its weights.
+    """
+    weights = weights_folder(folder, stage)
+    hashes = [file_sha256(path) for path in sorted(weights.glob("*.safetensors"))]
+    if not hashes:
+        raise ModelError(f"{weights} holds no safetensors weights: train again")
+    return hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest()
 
 
 def weights_folder(folder: Path, stage: Stage = "trained") -> Path:

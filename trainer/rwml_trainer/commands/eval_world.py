@@ -17,7 +17,7 @@ from rwml_trainer.recipes import load_recipe
 from rwml_trainer.runs import read_run
 from rwml_trainer.world_predictors import evaluate
 
-Predictor = Literal["constant", "base", "warm_start", "trained"]
+Predictor = Literal["constant", "copy_last", "base", "warm_start", "trained"]
 
 
 def eval_world(
@@ -28,23 +28,37 @@ def eval_world(
     predictors: Annotated[
         str | None,
         typer.Option(
-            help="Of constant, base, warm_start, trained, by commas; default: all there are."
+            help="Of base, warm_start, trained, by commas; default: all there are. The trivial "
+            "ones (constant, copy_last) are always there."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for report and predictions.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="HTML file: best, worst and most changed predictions.")
+    ] = None,
     recipe: RecipeOption = "demo",
     model: ModelOption = None,
     encoder: Annotated[str | None, typer.Option(help="Encoder of the reward.")] = None,
     rows: Annotated[int | None, typer.Option(help="Held-out rows at most.", min=1)] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Sampled predictions of each row; by default one greedy one.", min=1),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Evaluate next-state prediction on held-out rows, beside a constant predictor.
+    """Evaluate next-state prediction on held-out rows, beside trivial predictors.
 
-    Example: rwml eval world data --run runs/first --out eval
+    Example: rwml eval world data --run runs/first --out eval --page eval/predictions.html
     """
-    settings = load_recipe(
-        recipe, {"model": model, "reward.encoder": encoder, "evaluation.rows": rows}
-    )
+    overrides = {
+        "model": model,
+        "reward.encoder": encoder,
+        "evaluation.rows": rows,
+        "evaluation.seeds": seeds,
+    }
+    settings = load_recipe(recipe, overrides)
+    if page is not None and page.is_dir():
+        raise UsageError(f"{page} is a folder: name an HTML file")
     wanted = [name.strip() for name in predictors.split(",")] if predictors else _default(run)
     unknown = [name for name in wanted if name not in get_args(Predictor)]
     if unknown:
@@ -54,7 +68,13 @@ def eval_world(
     require("train", "torch", "transformers", "sentence_transformers", "rouge_score")
     with stdout_to_stderr():
         report = evaluate(
-            dataset, wanted, recipe=settings, run=run, predictions=out, progress=progress
+            dataset,
+            wanted,
+            recipe=settings,
+            run=run,
+            predictions=out,
+            page=page,
+            progress=progress,
         )
     if out is not None:
         write_json(out / "report.json", report)
@@ -64,6 +84,6 @@ def eval_world(
 def _default(run: Path | None) -> list[str]:
     """Every predictor there is: a run may have had no warm start, as in the paper."""
     if run is None:
-        return ["constant", "base"]
+        return ["base"]
     warm = ["warm_start"] if read_run(run).warm_start else []
-    return ["constant", "base", *warm, "trained"]
+    return ["base", *warm, "trained"]

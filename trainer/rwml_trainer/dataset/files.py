@@ -133,10 +133,15 @@ class Manifest(BaseModel):
 
     @property
     def evaluated_share(self) -> float:
-        """Share of the hash band that evaluated tasks come from; 1 where they were trained on."""
-        if self.evaluated == "held_out":
+        """`share_of` the side that evaluation predicts."""
+        return self.share_of(self.evaluated)
+
+    def share_of(self, split: Split) -> float:
+        """Share of the hash band that a side's tasks lie in; 1 where they may be trained on."""
+        if split == "held_out":
             return self.recipe.held_out_share
-        return 1.0 if self.held_out == "rows" else self.recipe.untouched_share
+        by_row = self.held_out == "rows"
+        return 1.0 if split == "train" or by_row else self.recipe.untouched_share
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,12 @@ class Dataset:
     @property
     def evaluated(self) -> list[Row]:
         """The rows that evaluation predicts."""
-        return self.held_out if self.manifest.evaluated == "held_out" else self.validation
+        return self.rows(self.manifest.evaluated)
+
+    def rows(self, split: Split) -> list[Row]:
+        """The rows of a side."""
+        sides = {"train": self.train, "validation": self.validation, "held_out": self.held_out}
+        return sides[split]
 
 
 def sft_row(row: Row, templates: Templates | None) -> Row:

@@ -314,11 +314,15 @@ class EvaluationRecipe(_Section):
 
     Attributes:
         rows: at most so many held-out rows, spread over tasks.
+        seeds: sampled predictions of each row, one per seed; 0 for one greedy prediction.
+        temperature: of the sampled ones.
         max_new_tokens: longest prediction.
-        batch_size: prompts generated at once.
+        batch_size: predictions generated at once.
     """
 
     rows: int = setting(256, "ours", ge=1)
+    seeds: int = setting(0, "ours: greedy", ge=0)
+    temperature: float = setting(1.0, "ours: as in training", gt=0)
     max_new_tokens: int = setting(1_024, "ours", ge=1)
     batch_size: int = setting(8, "ours", ge=1)
 
