@@ -157,6 +157,41 @@ def test_steps_that_are_asked_for_win_over_epochs() -> None:
     assert (asked.grpo.steps, asked.grpo.epochs) == (5, None)
 
 
+def test_a_threshold_may_be_a_table_by_kind(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        "model='m'\n[filter]\ntau_d = {value = {user = 0.1, tool = 0.2}, from = 'a talk'}\n"
+        "[reward.tau_d]\nuser = 0.4\nenvironment = {value = 0.2, from = 'app. B.1'}"
+    )
+    table = resolve_recipe(str(path)).table()
+    assert table["reward.tau_d.user"] == {"value": 0.4, "origin": str(path)}
+    assert table["reward.tau_d.environment"] == {"value": 0.2, "origin": "app. B.1"}
+    assert table["filter.tau_d.tool"] == {"value": 0.2, "origin": "a talk"}
+    assert "reward.tau_d" not in table
+    printed = CliRunner().invoke(train_command, ["--recipe", str(path), "--print-config"]).stdout
+    assert re.search(r"^reward.tau_d.environment = 0.2 +# app. B.1$", printed, re.MULTILINE)
+    snapshot = {"recipe": load_recipe(str(path)).model_dump(mode="json")}
+    (tmp_path / "started.json").write_text(json.dumps(snapshot))
+    assert load_recipe(str(tmp_path)).reward == load_recipe(str(path)).reward
+
+
+@pytest.mark.parametrize(
+    ("tau_d", "message"),
+    [
+        ("3.0", r"reward.tau_d.*less than or equal to 2 \(got 3.0\)"),
+        ("'auto'", "reward.tau_d.*'calibrated'"),
+        ("{users = 0.2}", "reward.tau_d.*users.*'tool', 'user' or 'environment'"),
+        ("{user = 0}", "reward.tau_d.*user.*greater than 0"),
+        ("{}", "reward.tau_d.*at least 1 item"),
+    ],
+)
+def test_a_wrong_threshold_is_explained(tmp_path: Path, tau_d: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"model='m'\n[reward]\ntau_d = {tau_d}")
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(str(path))
+
+
 def test_the_config_is_printed_without_a_dataset() -> None:
     printed = CliRunner().invoke(train_command, ["--recipe", "logs", "--print-config", "--json"])
     table = json.loads(printed.stdout)["recipe"]

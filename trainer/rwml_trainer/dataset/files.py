@@ -62,8 +62,8 @@ class Filtered(BaseModel):
 
     Attributes:
         recipe: its settings.
-        tau_d: threshold of the gap at the data stage.
-        training_tau_d: the threshold for training that follows from it.
+        tau_d: threshold of the gap at the data stage, one or by kind.
+        training_tau_d: the threshold for training that follows from it, one or by kind.
         is_calibrated: whether `tau_d` was found from the data.
         encoder: that measured the gaps.
         rows: training rows before the filter.
@@ -74,8 +74,8 @@ class Filtered(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: FilterRecipe
-    tau_d: float
-    training_tau_d: float
+    tau_d: float | dict[Kind, float]
+    training_tau_d: float | dict[Kind, float]
     is_calibrated: bool
     encoder: EncoderMark
     rows: int
@@ -267,6 +267,14 @@ def stream_rows(path: Path) -> Iterator[Row]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             yield from batch.to_pylist()  # type: ignore[misc]  # the schema is Row's
+
+
+def kinds_of(path: Path) -> set[Kind]:
+    """The kinds of a Parquet file's rows; their texts are not read."""
+    require("train", "pyarrow")
+    import pyarrow.parquet as pq
+
+    return set(pq.read_table(path, columns=["kind"])["kind"].unique().to_pylist())
 
 
 def is_dataset(folder: Path) -> bool:

@@ -76,10 +76,14 @@ def resolve_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Res
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise RecipeError(f"{path}: {_explain(error)}") from error
-    origins = {key: str(path) for key, _ in _flat(values)} | told
+    in_file = {key for key, _ in _flat(values)}
     defaults = origins_of(Recipe)
-    keys = [key for key, _ in _flat(recipe.model_dump(mode="json"))]
-    return Resolved(recipe, {key: origins.get(key) or defaults[key] for key in keys})
+
+    def origin(key: str) -> str:
+        whole = key.rpartition(".")[0]  # of a table that is one setting
+        return told.get(key) or told.get(whole) or (str(path) if key in in_file else defaults[key])
+
+    return Resolved(recipe, {key: origin(key) for key, _ in _flat(recipe.model_dump(mode="json"))})
 
 
 def origins_of(model: type[BaseModel], prefix: str = "") -> dict[str, str]:

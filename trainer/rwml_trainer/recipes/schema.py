@@ -6,17 +6,34 @@ read that with `origins_of`; a default without an origin fails a test.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from rwml.prompts import Profile
+from rwml.schema import Kind
 
 ORIGIN = "origin"
 """Key of a field's ``json_schema_extra`` under which the origin of its default stands."""
 
-Threshold = Annotated[float, Field(gt=0, le=2)] | Literal["calibrated"]
-"""A threshold of the gap, or "calibrated": found from the data by `rwml_trainer.calibration`."""
+Gap = Annotated[float, Field(gt=0, le=2)]
+
+
+def _form(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "by kind"
+    return "word" if isinstance(value, str) else "number"
+
+
+Threshold = Annotated[
+    Annotated[Gap, Tag("number")]
+    | Annotated[dict[Kind, Gap], Field(min_length=1), Tag("by kind")]
+    | Annotated[Literal["calibrated"], Tag("word")],
+    Discriminator(_form),
+]
+"""A threshold of the gap; a table of them by who answers (``tool``, ``user``, ``environment``); or
+"calibrated": found from the data by `rwml_trainer.calibration`."""
 
 
 def setting(default: Any, origin: str, **limits: Any) -> Any:
@@ -101,7 +118,7 @@ class FilterRecipe(_Section):
         temperature: of the predictions.
         max_new_tokens: longest prediction.
         batch_size: predictions generated at once.
-        tau_d: threshold of the gap at the data stage.
+        tau_d: threshold of the gap at the data stage, one or by kind.
         easy_share: share of samples that should count as easy, where tau_d is calibrated.
         tau_easy: a sample whose mean reward is above it is easy.
         keep: p, share of easy samples that is kept.
@@ -147,7 +164,8 @@ class RewardRecipe(_Section):
         encoder_url: OpenAI-compatible endpoint that serves the encoder; None for a local one.
         encoder_key_env: variable that holds the endpoint's key.
         encoder_batch_size: texts of one forward pass or request.
-        tau_d: threshold of the gap while training; ``calibrated`` for what the dataset says.
+        tau_d: threshold of the gap while training, one or by kind; ``calibrated`` for what the
+            dataset says.
         round_to: step of the ROUGE rounding.
         judge: model that LiteLLM knows.
         judge_url: of an endpoint of one's own.
