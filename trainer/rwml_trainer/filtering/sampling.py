@@ -157,7 +157,7 @@ class TunedSampler:
     def _tune(self, lora: Path) -> None:
         from transformers import set_seed
 
-        from rwml_trainer.training import fresh_lora, save_whole
+        from rwml_trainer.training import fresh_lora
         from rwml_trainer.warm_start import warm_start
 
         settings = self._recipe.filter
@@ -179,11 +179,11 @@ class TunedSampler:
             self._tokenizer,
             rows,
             recipe=recipe,
+            out=lora,
             scratch=work / ".scratch",
             metrics=work / "metrics.jsonl",
             checkpoints=work / "checkpoints",
         )
-        save_whole(model, lora)
         for leftover in (work / ".scratch", work / "checkpoints"):
             shutil.rmtree(leftover, ignore_errors=True)
 

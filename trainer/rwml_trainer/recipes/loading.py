@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from rwml.errors import RecipeError
-from rwml_trainer.recipes.schema import ORIGIN, Recipe
+from rwml_trainer.recipes.fields import ORIGIN
+from rwml_trainer.recipes.schema import Recipe
 
 _FOLDER = Path(__file__).parent
 _WITH_ORIGIN = {"value", "from"}
@@ -105,6 +106,24 @@ def origins_of(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
     return found
 
 
+def origins_after(origins: Mapping[str, str], before: Recipe, after: Recipe) -> dict[str, str]:
+    """Origins of a recipe's values after some were filled in from a dataset.
+
+    Args:
+        origins: of the values of `before`; empty where they are not known.
+        before: the recipe as it was asked for.
+        after: the recipe as it is run.
+    """
+    if not origins:
+        return {}
+    asked = dict(_flat(before.model_dump(mode="json")))
+    settled = _flat(after.model_dump(mode="json"))
+    return {
+        key: origins.get(key, "ours") if key in asked and asked[key] == value else "the dataset"
+        for key, value in settled
+    }
+
+
 def _read(name: str) -> tuple[dict[str, Any], dict[str, str], Path]:
     """Plain values of a recipe, the origins that it tells, and its path."""
     path = _FOLDER / f"{name}.toml"
@@ -128,9 +147,10 @@ def _read(name: str) -> tuple[dict[str, Any], dict[str, str], Path]:
 
 def _read_snapshot(path: Path) -> tuple[dict[str, Any], dict[str, str], Path]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))["recipe"]
-        return dict(values), {}, path
-    except (ValueError, KeyError, TypeError) as error:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        origins = told.get("origins", {})
+        return dict(told["recipe"]), {str(k): str(v) for k, v in origins.items()}, path
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecipeError(f"{path} holds no recipe: name another run") from error
 
 

@@ -6,46 +6,17 @@ read that with `origins_of`; a default without an origin fails a test.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import field_validator, model_validator
 
+from rwml.errors import UsageError
 from rwml.prompts import Profile
-from rwml.schema import Kind
-
-ORIGIN = "origin"
-"""Key of a field's ``json_schema_extra`` under which the origin of its default stands."""
-
-Gap = Annotated[float, Field(gt=0, le=2)]
+from rwml_trainer.recipes.fields import Section, Threshold, setting
 
 
-def _form(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "by kind"
-    return "word" if isinstance(value, str) else "number"
-
-
-Threshold = Annotated[
-    Annotated[Gap, Tag("number")]
-    | Annotated[dict[Kind, Gap], Field(min_length=1), Tag("by kind")]
-    | Annotated[Literal["calibrated"], Tag("word")],
-    Discriminator(_form),
-]
-"""A threshold of the gap; a table of them by who answers (``tool``, ``user``, ``environment``); or
-"calibrated": found from the data by `rwml_trainer.calibration`."""
-
-
-def setting(default: Any, origin: str, **limits: Any) -> Any:
-    """A field with a default and where that comes from."""
-    return Field(default=default, json_schema_extra={ORIGIN: origin}, **limits)
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RolloutRecipe(_Section):
+class RolloutRecipe(Section):
     """How the target model is rolled out (sec. 2.2): what ``rwml record`` is to be called with.
 
     Building and training do not read it; it is kept so that the whole setting stands in one place.
@@ -61,7 +32,7 @@ class RolloutRecipe(_Section):
     max_steps: int = setting(30, "app. B.1", ge=1)
 
 
-class DataRecipe(_Section):
+class DataRecipe(Section):
     """How transitions become examples.
 
     Attributes:
@@ -103,7 +74,7 @@ class DataRecipe(_Section):
         return self.held_out_share + by_task
 
 
-class FilterRecipe(_Section):
+class FilterRecipe(Section):
     """How samples that are too easy are found and dropped (sec. 2.2, eq. 1).
 
     Attributes:
@@ -154,7 +125,7 @@ class FilterRecipe(_Section):
         return self
 
 
-class RewardRecipe(_Section):
+class RewardRecipe(Section):
     """The composite sim-to-real reward.
 
     Attributes:
@@ -186,7 +157,7 @@ class RewardRecipe(_Section):
     judge_key_env: str | None = setting(None, "ours")
 
 
-class GuardRecipe(_Section):
+class GuardRecipe(Section):
     """Thresholds at which a training that games its reward is stopped (ours).
 
     Each is compared with the mean of the last `window` steps; None to log only.
@@ -206,7 +177,7 @@ class GuardRecipe(_Section):
     length_ratio: float | None = setting(5.0, "ours", gt=1)
 
 
-class LoraRecipe(_Section):
+class LoraRecipe(Section):
     """LoRA weights (the paper trains all weights).
 
     Attributes:
@@ -220,7 +191,7 @@ class LoraRecipe(_Section):
     targets: Literal["all-linear"] | tuple[str, ...] = setting("all-linear", "ours")
 
 
-class WarmStartRecipe(_Section):
+class WarmStartRecipe(Section):
     """A short WM SFT before GRPO (ours; for models too small to follow the tag format).
 
     Attributes:
@@ -245,8 +216,23 @@ class WarmStartRecipe(_Section):
             raise ValueError("batch_size must be a multiple of micro_batch_size")
         return self
 
+    def accumulated(self, processes: int) -> int:
+        """Forward passes that each of the processes accumulates in a step.
 
-class GrpoRecipe(_Section):
+        Raises:
+            UsageError: the step cannot be shared among this many processes.
+        """
+        accumulated, rest = divmod(self.batch_size, self.micro_batch_size * processes)
+        if rest:
+            raise UsageError(
+                f"warm_start.batch_size ({self.batch_size}) must be a multiple of "
+                f"warm_start.micro_batch_size times the processes "
+                f"({self.micro_batch_size} x {processes})"
+            )
+        return accumulated
+
+
+class GrpoRecipe(Section):
     """GRPO as in sec. 2.3.
 
     Attributes:
@@ -292,8 +278,22 @@ class GrpoRecipe(_Section):
             )
         return self
 
+    def accumulated(self, processes: int) -> int:
+        """Forward passes that each of the processes accumulates in a step.
 
-class ComputeRecipe(_Section):
+        Raises:
+            UsageError: the step cannot be shared among this many processes.
+        """
+        accumulated, rest = divmod(self.prompts_per_step, self.groups_per_pass * processes)
+        if rest:
+            raise UsageError(
+                f"grpo.prompts_per_step ({self.prompts_per_step}) must be a multiple of "
+                f"grpo.groups_per_pass times the processes ({self.groups_per_pass} x {processes})"
+            )
+        return accumulated
+
+
+class ComputeRecipe(Section):
     """What a run is meant to run on: ``rwml train --plan`` reckons with it (ours).
 
     Attributes:
@@ -301,6 +301,7 @@ class ComputeRecipe(_Section):
         gpu_memory_gib: of each GPU.
         sharding: how weights and optimiser are spread over GPUs.
         generation: what generates completions.
+        vllm_url: where vLLM answers (server).
         vllm_gpus: of `gpus`, those that vLLM has for itself (server).
         vllm_tensor_parallel: GPUs that one vLLM copy is spread over.
         vllm_gpu_memory_utilization: share of a GPU's memory that vLLM takes.
@@ -312,9 +313,23 @@ class ComputeRecipe(_Section):
     generation: Literal["transformers", "vllm-server", "vllm-colocate"] = setting(
         "transformers", "ours"
     )
+    vllm_url: str = setting("http://127.0.0.1:8000", "ours: vLLM's own port, on loopback")
     vllm_gpus: int = setting(0, "ours", ge=0)
     vllm_tensor_parallel: int = setting(1, "ours", ge=1)
     vllm_gpu_memory_utilization: float = setting(0.9, "ours", gt=0, lt=1)
+
+    @property
+    def processes(self) -> int:
+        """Processes that train: one for each GPU that vLLM does not have for itself."""
+        return max(1, self.gpus - self.vllm_gpus)
+
+    @field_validator("vllm_url")
+    @classmethod
+    def _is_a_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("a URL looks like http://127.0.0.1:8000")
+        return url
 
     @model_validator(mode="after")
     def _some_gpu_trains(self) -> ComputeRecipe:
@@ -324,10 +339,12 @@ class ComputeRecipe(_Section):
             raise ValueError(f"{self.vllm_gpus} GPUs for vLLM leave none of {self.gpus} to train")
         if self.vllm_gpus % self.vllm_tensor_parallel:
             raise ValueError("vllm_gpus must be a multiple of vllm_tensor_parallel")
+        if self.generation == "vllm-colocate" and self.processes % self.vllm_tensor_parallel:
+            raise ValueError("vllm_tensor_parallel must divide the GPUs that train (colocate)")
         return self
 
 
-class EvaluationRecipe(_Section):
+class EvaluationRecipe(Section):
     """How held-out rows are predicted (ours).
 
     Attributes:
@@ -345,7 +362,7 @@ class EvaluationRecipe(_Section):
     batch_size: int = setting(8, "ours", ge=1)
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A complete training setting.
 
     Attributes:
