@@ -8,7 +8,9 @@ import pytest
 
 from rwml.cli.output import progress
 from rwml.errors import DatasetError, ModelError, RewardError
+from rwml.files import write_json
 from rwml.testing import BagOfWordsEncoder
+from rwml_trainer.cards import read_results
 from rwml_trainer.commands.eval_world import _default
 from rwml_trainer.dataset import Row, read_dataset
 from rwml_trainer.recipes import Recipe
@@ -293,6 +295,14 @@ def test_unseen_tasks_are_reported_beside_validation_rows(
     assert len({line["completion"] for line in lines}) > 1, "two seeds, two texts"
     beside = (tmp_path / "out/trained.validation.jsonl").read_text().splitlines()
     assert {json.loads(line)["id"] for line in beside} <= {row["id"] for row in data.validation}
+    write_json(tmp_path / "report.json", report)
+    assert set(read_results(tmp_path / "report.json").predictors()) == {
+        "constant",
+        "copy_last",
+        "base",
+        "warm_start",
+        "trained",
+    }
     again = (tmp_path / "left_out/trained.jsonl").read_text()
     assert again == (tmp_path / "out/trained.jsonl").read_text(), "what a seed gives is fixed"
     assert "Most changed from warm_start to trained" in (tmp_path / "out/page.html").read_text()
