@@ -11,7 +11,7 @@ from rwml.errors import DatasetError, ModelError, RewardError
 from rwml.files import write_json
 from rwml.testing import BagOfWordsEncoder
 from rwml_trainer.cards import read_results
-from rwml_trainer.commands.eval_world import _default
+from rwml_trainer.commands.eval_world import _default, _shown
 from rwml_trainer.dataset import Row, read_dataset
 from rwml_trainer.recipes import Recipe
 from rwml_trainer.rewards import NextStateReward
@@ -295,6 +295,9 @@ def test_unseen_tasks_are_reported_beside_validation_rows(
     assert len({line["completion"] for line in lines}) > 1, "two seeds, two texts"
     beside = (tmp_path / "out/trained.validation.jsonl").read_text().splitlines()
     assert {json.loads(line)["id"] for line in beside} <= {row["id"] for row in data.validation}
+    shown = _shown(report)
+    assert f"3 held_out rows of {report['tasks']} tasks" in shown
+    assert "trained minus warm_start: " in shown
     write_json(tmp_path / "report.json", report)
     assert set(read_results(tmp_path / "report.json").predictors()) == {
         "constant",

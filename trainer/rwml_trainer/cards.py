@@ -18,6 +18,7 @@ from rwml.cli.output import printable
 from rwml.errors import UsageError
 from rwml_trainer.runs import Lineage, Run, Stage
 from rwml_trainer.small_models import LICENCES
+from rwml_trainer.world_eval import describe
 
 CARD = "README.md"
 PAPER = "https://arxiv.org/abs/2602.05842"
@@ -199,11 +200,7 @@ def _results(results: Results | None) -> str:
         ),
         "",
     ]
-    for told in results.comparisons:
-        lines.append(
-            f"- {_text(' minus '.join(told.compared))}: {told.difference:+.3f}, 95% interval "
-            f"{told.ci95[0]:+.3f} to {told.ci95[1]:+.3f}: {_text(told.verdict)}"
-        )
+    lines += [f"- {_text(describe(told.model_dump()))}" for told in results.comparisons]
     return "\n".join(lines)
 
 

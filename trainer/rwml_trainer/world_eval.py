@@ -9,10 +9,10 @@ Differences are paired by row, seeds are averaged within a row, and intervals ar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import JsonValue
 
@@ -175,6 +175,16 @@ def compare(better: Scored, baseline: Scored, *, seed: int) -> dict[str, JsonVal
         **of(range(len(differences))),
         "by_kind": {kind: of(places) for kind, places in _groups(better.rows, "kind").items()},
     }
+
+
+def describe(comparison: Mapping[str, Any]) -> str:
+    """What `compare` found, as a line for people."""
+    after, before = comparison["compared"]
+    low, high = comparison["ci95"]
+    return (
+        f"{after} minus {before}: {comparison['difference']:+.3f}, 95% interval {low:+.3f} to "
+        f"{high:+.3f}: {comparison['verdict']}"
+    )
 
 
 def clusters(rows: Sequence[Row]) -> list[str]:

@@ -20,7 +20,7 @@ from rwml.cli.output import printable
 from rwml.extras import require
 from rwml.files import whole_file
 from rwml_trainer.dataset.splitting import hash_share
-from rwml_trainer.world_eval import Answer, Scored
+from rwml_trainer.world_eval import Answer, Scored, describe
 
 SHOWN = 20
 """Examples of each section (ours)."""
@@ -192,11 +192,7 @@ def _summary(scored: Sequence[Scored], report: Mapping[str, JsonValue]) -> dict[
             }
         )
     comparisons: Any = report["comparisons"]
-    told = [
-        f"{c['compared'][0]} minus {c['compared'][1]}: {c['difference']:+.3f}, 95% interval "
-        f"{c['ci95'][0]:+.3f} to {c['ci95'][1]:+.3f} over tasks: {c['verdict']}"
-        for c in comparisons
-    ]
+    told = [describe(comparison) for comparison in comparisons]
     keys = ("rows", "tasks", "split", "best_trivial")
     return {"predictors": lines, "comparisons": told} | {
         key: str(report[key]).replace("_", "-") if key == "split" else report[key] for key in keys

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
+from rich.table import Table
 
-from rwml.cli.output import JsonFlag, emit, progress, stdout_to_stderr
+from rwml.cli.output import JsonFlag, emit, progress, render, stdout_to_stderr
 from rwml.errors import UsageError
 from rwml.extras import require
 from rwml.files import write_json
 from rwml_trainer.commands.build import ModelOption, RecipeOption
 from rwml_trainer.recipes import load_recipe
 from rwml_trainer.runs import read_run
+from rwml_trainer.world_eval import describe
 from rwml_trainer.world_predictors import evaluate
 
 Predictor = Literal["constant", "copy_last", "base", "warm_start", "trained"]
@@ -65,7 +66,7 @@ def eval_world(
         raise UsageError(f"unknown predictor {unknown[0]!r}: use {', '.join(get_args(Predictor))}")
     if run is None and {"warm_start", "trained"} & set(wanted):
         raise UsageError("warm_start and trained need --run RUN")
-    require("train", "torch", "transformers", "sentence_transformers", "rouge_score")
+    require("train", "torch", "transformers", "sentence_transformers", "rouge_score", "jinja2")
     with stdout_to_stderr():
         report = evaluate(
             dataset,
@@ -78,7 +79,22 @@ def eval_world(
         )
     if out is not None:
         write_json(out / "report.json", report)
-    emit(report, as_json=json, text=jsonlib.dumps(report, indent=2, ensure_ascii=False))
+    emit(report, as_json=json, text=_shown(report))
+
+
+def _shown(report: dict[str, Any]) -> str:
+    """The report for people: a line for each predictor, then what was compared."""
+    table = Table(title=f"{report['rows']} {report['split']} rows of {report['tasks']} tasks")
+    columns = ("reward", "skill", "format_rate", "exact")
+    for heading in ("", *columns, "95% interval"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading else "left")
+    for name in (name for name in get_args(Predictor) if name in report):
+        figures = report[name]
+        values = ["-" if figures[key] is None else f"{figures[key]:.3f}" for key in columns]
+        low, high = figures["reward_ci95"]
+        table.add_row(name, *values, f"{low:.3f} to {high:.3f}")
+    skill = f"skill: what is added to {report['best_trivial']}, the best trivial predictor"
+    return render(table, "\n".join([skill, *map(describe, report["comparisons"])]))
 
 
 def _default(run: Path | None) -> list[str]:
