@@ -3,8 +3,9 @@
 Usage: process_driver.py FOLDER ARGUMENTS...
 
 FOLDER gets ``rank-N.json``: the error that only the first process met, and the hash of the weights
-that the process trained, as it holds them (or its part of them) when they are saved. Under FSDP2
-this stands in for a machine with GPUs: accelerate shards on those alone, torch on the CPU too.
+that were trained, as the process holds them when they are saved. Rewards differ within a group, as
+those of a random model's texts would not. Under FSDP2 this stands in for a machine with GPUs:
+accelerate shards on those alone, torch on the CPU too.
 """
 
 import hashlib
@@ -20,12 +21,22 @@ from accelerate.utils import DistributedType
 
 from rwml.cli import main
 from rwml.errors import UsageError
-from rwml_trainer import warm_start
+from rwml.testing import BagOfWordsEncoder
+from rwml_trainer import training, warm_start
 from rwml_trainer.grpo import running
 from rwml_trainer.processes import is_first, on_first
+from rwml_trainer.rewards import NextStateReward, completion_text
 from rwml_trainer.saving import save_trained
 
 NOTED: dict[str, Any] = {"weights": {}}
+
+
+class LetterReward(NextStateReward):
+    """Differs between completions that are far from any format."""
+
+    def __call__(self, **columns: Any) -> list[float | None]:
+        texts = [completion_text(completion) for completion in columns["completions"]]
+        return [float(sum(map(ord, text)) % 7) for text in texts]
 
 
 def pretend_to_have_gpus() -> None:
@@ -42,6 +53,8 @@ def fail_in_the_first() -> None:
 def noting_save(trainer: Any, folder: Path) -> None:
     digest, sharded, count = hashlib.sha256(), 0, 0
     for name, weight in sorted(trainer.model.named_parameters()):
+        if not weight.requires_grad:
+            continue
         sharded += hasattr(weight, "full_tensor")
         count += 1
         whole = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
@@ -58,6 +71,7 @@ try:
     on_first(fail_in_the_first)
 except UsageError as error:
     NOTED["error"] = str(error)
+training.make_reward = lambda _: LetterReward(encoder=BagOfWordsEncoder(), tau_d=0.4)
 warm_start.save_trained = running.save_trained = noting_save
 notes, sys.argv = Path(sys.argv[1]), ["rwml", *sys.argv[2:]]
 try:

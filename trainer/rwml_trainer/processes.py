@@ -23,12 +23,6 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def is_sharded() -> bool:
-    """Whether the weights are spread over the processes (FSDP or DeepSpeed), not copied."""
-    names = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
-    return any(os.environ.get(name, "").lower() == "true" for name in names)
-
-
 def on_first(work: Callable[[], T]) -> T:
     """Does something in the first process; each process gets what came of it, or its error.
 

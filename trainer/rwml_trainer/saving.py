@@ -21,7 +21,11 @@ def save_trained(trainer: Any, folder: Path) -> None:
     # all processes give their parts, though only one keeps the whole
     state = accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
     if is_first():
-        save_whole(accelerator.unwrap_model(trainer.model), folder, state=state)
+        model = accelerator.unwrap_model(trainer.model)
+        if state is not None:
+            for name in getattr(model, "all_tied_weights_keys", None) or ():
+                state.pop(name, None)  # gathered, it is one more copy of what it is tied to
+        save_whole(model, folder, state=state)
     accelerator.wait_for_everyone()
 
 

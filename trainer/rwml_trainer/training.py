@@ -143,7 +143,7 @@ def _lineage(data: Dataset) -> Lineage:
     manifest = data.manifest
     return Lineage(
         sha256=dict(manifest.sha256),
-        rows=dict(manifest.rows),
+        rows={str(split): count for split, count in manifest.rows.items()},
         sources=dict(Counter(row["source"] for row in data.train)),
         transitions=manifest.transitions,
         dropped=dict(manifest.dropped),

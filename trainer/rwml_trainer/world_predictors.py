@@ -88,7 +88,9 @@ def evaluate(
         check_encoder(encoder, read_run(run).encoder, of=str(run))
     models = Models(data=data, recipe=recipe, base=base, run=run, progress=progress)
     limit = recipe.evaluation.rows
-    rows = {split: pick_rows(data.rows(split), limit) for split in _splits(data, run)}
+    rows: dict[Split, list[Row]] = {
+        split: pick_rows(data.rows(split), limit) for split in _splits(data, run)
+    }
     names = [*TRIVIAL, *(name for name in MODELS if name in predictors)]
     scored, seconds = _judge(names, rows, models, reward)
     first, *others = rows

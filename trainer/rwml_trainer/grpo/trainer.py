@@ -22,7 +22,6 @@ from rwml.errors import UsageError
 from rwml_trainer.grpo import packing
 from rwml_trainer.grpo.packing import Packed
 from rwml_trainer.grpo.prefill import shared_prefill
-from rwml_trainer.processes import is_sharded
 from rwml_trainer.resuming import WholeCheckpoints
 
 PADDINGS = (1, 9)
@@ -57,8 +56,8 @@ class SharedPrefixTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         self._report = report
         self.shares_prefix: bool | None = None if shared_prefix else False
-        if shared_prefix and is_sharded():
-            self._fall_back("its weights are sharded, which packed rows are not tested with")
+        if shared_prefix and self.is_deepspeed_enabled:
+            self._fall_back("packed rows are not tested with DeepSpeed")
         elif shared_prefix:
             reasons = [packing.install(model) for model in self._transformers()]
             for reason in filter(None, reasons[:1]):
@@ -195,7 +194,7 @@ class SharedPrefixTrainer(GRPOTrainer):
     def _all_share(self) -> bool:
         """Whether every process may pack: one that does not sees other batches."""
         mine = torch.tensor([int(bool(self.shares_prefix))], device=self.accelerator.device)
-        return bool(self.accelerator.gather(mine).min())
+        return all(torch.as_tensor(self.accelerator.gather(mine)).tolist())
 
     def _fall_back(self, reason: str) -> None:
         self.shares_prefix = False
