@@ -192,7 +192,7 @@ def test_each_kind_may_have_its_own_threshold(
         """One word too many: a gap of 0.09 for users, of at most 0.3 for tools."""
 
         def sample(self, rows: Any, seeds: Any, on_row: Any) -> None:
-            longer = [{**row, "next_state": f"{row['next_state']} more"} for row in rows]
+            longer: Any = [{**row, "next_state": f"{row['next_state']} more"} for row in rows]
             super().sample(longer, seeds, on_row)
 
     recipe = with_thresholds({"tool": 0.35, "user": 0.05}, "calibrated")
