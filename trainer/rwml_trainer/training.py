@@ -18,7 +18,7 @@ from rwml.errors import DatasetError, UsageError
 from rwml.extras import require
 from rwml.files import write_json
 from rwml_trainer.dataset import Dataset, read_dataset, sft_row
-from rwml_trainer.encoders import check_encoder, mark_encoder
+from rwml_trainer.encoders import EncoderMark, check_encoder, mark_encoder
 from rwml_trainer.models import load_model, load_tokenizer, template_sha256
 from rwml_trainer.processes import is_first, on_first, process_count
 from rwml_trainer.recipes import Recipe, origins_after
@@ -83,26 +83,15 @@ def train(
     }
     if on_first(lambda: _is_finished(out, told, resume=resume)):
         return read_run(out)
-    tokenizer = load_tokenizer(base)
-    template = template_sha256(tokenizer)
-    if template != data.manifest.template_sha256:
-        raise DatasetError(
-            f"{dataset} was built with another chat template than that of {recipe.model}: "
-            f"build it again with --model {recipe.model}"
-        )
-    reward = make_reward(recipe.reward)
-    # an encoder that cannot load fails here
-    encoder = mark_encoder(reward.embedding.encoder, name=recipe.reward.encoder)
-    if data.manifest.filtered is not None:
-        check_encoder(encoder, data.manifest.filtered.encoder, of=str(dataset))
-    training_reward = make_training_reward(recipe.reward, reward)
+    tokenizer = _tokenizer(base, recipe, data)
+    reward, encoder = _reward(recipe, data)
     started = time.monotonic()
     settled = origins_after(origins or {}, asked, recipe)
     on_first(lambda: write_json(out / STARTED, told | {"origins": settled}))
     try:
         supervised = [sft_row(row, data.manifest.templates) for row in data.train]
         model = _warm_model(base, tokenizer, supervised, recipe=recipe, out=out)
-        rewards = _run_grpo(model, tokenizer, data.train, training_reward, recipe=recipe, out=out)
+        rewards = _run_grpo(model, tokenizer, data.train, reward, recipe=recipe, out=out)
     finally:
         if is_first():
             shutil.rmtree(out / SCRATCH, ignore_errors=True)
@@ -113,7 +102,7 @@ def train(
         steps=len(rewards),
         rewards=tuple(rewards),
         warm_start=recipe.warm_start.steps > 0,
-        template_sha256=template,
+        template_sha256=data.manifest.template_sha256,
         encoder=encoder,
         dataset=str(dataset.resolve()),
         validation_share=data.manifest.recipe.untouched_share,
@@ -123,6 +112,26 @@ def train(
         data=_lineage(data),
     )
     return on_first(lambda: _finish(out, run))
+
+
+def _tokenizer(base: str, recipe: Recipe, data: Dataset) -> Any:
+    """The model's tokenizer; refuses a dataset whose prompts were measured with another one."""
+    tokenizer = load_tokenizer(base)
+    if template_sha256(tokenizer) != data.manifest.template_sha256:
+        raise DatasetError(
+            f"{data.folder} was built with another chat template than that of {recipe.model}: "
+            f"build it again with --model {recipe.model}"
+        )
+    return tokenizer
+
+
+def _reward(recipe: Recipe, data: Dataset) -> tuple[NextStateScore, EncoderMark]:
+    """What is trained on, and the mark of its encoder; one that cannot load fails here."""
+    composite = make_reward(recipe.reward)
+    encoder = mark_encoder(composite.embedding.encoder, name=recipe.reward.encoder)
+    if data.manifest.filtered is not None:
+        check_encoder(encoder, data.manifest.filtered.encoder, of=str(data.folder))
+    return make_training_reward(recipe.reward, composite), encoder
 
 
 def _check_recipe(recipe: Recipe) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,10 +67,9 @@ def evaluate(
         progress: makes a progress bar.
 
     Returns:
-        ``split`` that was predicted; per predictor its figures; ``difference``, ``ci95`` and
-        ``verdict`` of the trained model against the one it started from (warm start, else base),
-        where both were evaluated; all such pairs in ``comparisons``; the same of the validation
-        rows under ``validation``; ``run``: whose weights these were.
+        ``split`` that was predicted; figures per predictor; ``difference``, ``ci95``, ``verdict``
+        of the trained model against its start (warm start, else base); all such pairs in
+        ``comparisons``; the same of ``validation`` rows; ``run``: whose weights these were.
 
     Raises:
         DatasetError: the dataset is not whole, belongs to another chat template, or holds out
@@ -82,10 +81,7 @@ def evaluate(
     recipe = settle(recipe, data.manifest)
     base = resolve_model(recipe.model)
     told = None if run is None else _check_run(run, base, data, predictors)
-    reward = make_reward(recipe.reward)
-    if run is not None:
-        encoder = mark_encoder(reward.embedding.encoder, name=recipe.reward.encoder)
-        check_encoder(encoder, read_run(run).encoder, of=str(run))
+    reward = _reward(recipe, run)
     models = Models(data=data, recipe=recipe, base=base, run=run, progress=progress)
     limit = recipe.evaluation.rows
     rows: dict[Split, list[Row]] = {
@@ -105,9 +101,7 @@ def evaluate(
         report[split] = _report(scored[split], seed=recipe.seed)
     if predictions is not None:
         for split, of_split in scored.items():
-            mark = "" if split == first else f".{split}"
-            for name, result in of_split.items():
-                _write_predictions(predictions / f"{name}{mark}.jsonl", result)
+            _write_predictions(predictions, "" if split == first else f".{split}", of_split)
     if page is not None:
         write_page(page, list(scored[first].values()), report)
     return report
@@ -182,6 +176,15 @@ class Models:
         """One per seed; the same for every model, so that differences are paired."""
         numbers = range(self.recipe.evaluation.seeds)
         return [sampling_seed(self.recipe.seed, row["id"], number) for number in numbers]
+
+
+def _reward(recipe: Recipe, run: Path | None) -> NextStateReward:
+    """The reward of a recipe, by the encoder that a run was trained with."""
+    reward = make_reward(recipe.reward)
+    if run is not None:
+        encoder = mark_encoder(reward.embedding.encoder, name=recipe.reward.encoder)
+        check_encoder(encoder, read_run(run).encoder, of=str(run))
+    return reward
 
 
 def _judge(
@@ -276,19 +279,27 @@ def _alone(completions: Sequence[str]) -> list[list[str]]:
     return [[completion] for completion in completions]
 
 
-def _write_predictions(path: Path, scored: Scored) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        for row, answers in zip(scored.rows, scored.answers, strict=True):
-            for number, answer in enumerate(answers):
-                line = {
-                    "id": row["id"],
-                    "kind": row["kind"],
-                    "tool": row["tool"],
-                    "seed": number,
-                    "completion": answer.completion,
-                    "next_state": row["next_state"],
-                    "reward": answer.reward,
-                    "gap": answer.gap,
-                }
+def _write_predictions(folder: Path, mark: str, scored: Mapping[str, Scored]) -> None:
+    """A file for each predictor; lone surrogates become what JSON writes for them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, result in scored.items():
+        path = folder / f"{name}{mark}.jsonl"
+        with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            for line in _lines(result):
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _lines(scored: Scored) -> Iterator[dict[str, JsonValue]]:
+    """A line for each row and seed."""
+    for row, answers in zip(scored.rows, scored.answers, strict=True):
+        for number, answer in enumerate(answers):
+            yield {
+                "id": row["id"],
+                "kind": row["kind"],
+                "tool": row["tool"],
+                "seed": number,
+                "completion": answer.completion,
+                "next_state": row["next_state"],
+                "reward": answer.reward,
+                "gap": answer.gap,
+            }

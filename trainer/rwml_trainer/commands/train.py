@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from rwml_trainer.planning import GIB, KNOWN, read_shape
 from rwml_trainer.planning import plan as make_plan
 from rwml_trainer.processes import is_first, leave
 from rwml_trainer.recipes import Recipe, Resolved, resolve_recipe
-from rwml_trainer.runs import FOLDERS
+from rwml_trainer.runs import FOLDERS, Run
 from rwml_trainer.settling import settle
 from rwml_trainer.small_models import resolve_model
 from rwml_trainer.training import train as run_training
@@ -67,7 +68,7 @@ def train(
         _print_config(resolved, as_json=json)
         return
     if print_launch:
-        arguments = {
+        options = {
             "--recipe": recipe,
             "--model": model,
             "--steps": steps,
@@ -75,9 +76,7 @@ def train(
             "--encoder": encoder,
             "--seed": seed,
         }
-        told = [part for k, v in arguments.items() if v is not None for part in (k, str(v))]
-        places = [str(dataset or "DATASET"), "--out", str(out or "RUN")]
-        words = [*places, *told, *(["--resume"] if resume else [])]
+        words = _words(dataset, out, options, resume=resume)
         _print_launch(plan_launch(print_launch, resolved.recipe, words), as_json=json)
         return
     if plan:
@@ -92,8 +91,21 @@ def train(
             dataset, out, recipe=resolved.recipe, resume=resume, origins=resolved.origins
         )
         leave()
-    if not is_first():
-        return
+    if is_first():
+        _print_run(run, out, as_json=json)
+
+
+def _words(
+    dataset: Path | None, out: Path | None, options: Mapping[str, object], *, resume: bool
+) -> list[str]:
+    """The arguments of this command, with names where paths are still to be filled in."""
+    words = [str(dataset or "DATASET"), "--out", str(out or "RUN")]
+    for name, value in options.items():
+        words += [] if value is None else [name, str(value)]
+    return [*words, *(["--resume"] if resume else [])]
+
+
+def _print_run(run: Run, out: Path, *, as_json: bool) -> None:
     rewards = ", ".join("none" if r is None else f"{r:.2f}" for r in run.rewards)
     weights = str(out / FOLDERS[run.weights]["trained"])
     emit(
@@ -106,7 +118,7 @@ def train(
             "weights": weights,
             "seconds": run.seconds,
         },
-        as_json=json,
+        as_json=as_json,
         text=f"{run.steps} GRPO steps in {run.seconds:.0f} s; reward by step: {rewards}; "
         f"{'LoRA adapter' if run.weights == 'lora' else 'weights'} in {weights}",
     )
