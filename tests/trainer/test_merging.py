@@ -226,7 +226,7 @@ def test_a_card_tells_recipe_and_data_and_nothing_private(run, tmp_path):
         },
     )
     data = Lineage(
-        sha256={"train.parquet": "a" * 64},
+        sha256={"train.parquet": "a" * 64, "held_out.parquet": "c" * 64},
         rows={"train": 30, "validation": 9, "held_out": 0},
         sources={"shop|`x`": 30},
         transitions=50,
@@ -250,6 +250,7 @@ def test_a_card_tells_recipe_and_data_and_nothing_private(run, tmp_path):
     assert "| `reward.tau_d` | `0.4` | app. C.1 |" in card
     assert "| `model` | `Qwen/Qwen3-8B` | command line |" in card
     assert f"`train.parquet`: SHA-256 `{'a' * 64}`" in card
+    assert "- `held_out.parquet`: SHA-256" in card
     assert "30 train, 9 validation, 0 held-out" in card
     for private in ("10.1.2.3", "MY_KEY", "/home/me", "private/templates", "<script>", "\n# owned"):
         assert private not in card, private

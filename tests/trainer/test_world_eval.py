@@ -296,7 +296,7 @@ def test_unseen_tasks_are_reported_beside_validation_rows(
     beside = (tmp_path / "out/trained.validation.jsonl").read_text().splitlines()
     assert {json.loads(line)["id"] for line in beside} <= {row["id"] for row in data.validation}
     shown = _shown(report)
-    assert f"3 held_out rows of {report['tasks']} tasks" in shown
+    assert f"3 held-out rows of {report['tasks']} tasks" in shown
     assert "trained minus warm_start: " in shown
     write_json(tmp_path / "report.json", report)
     assert set(read_results(tmp_path / "report.json").predictors()) == {

@@ -217,7 +217,7 @@ def _data(data: Lineage | None) -> str:
         f"{'masked to their schema' if data.is_masked else 'as they were'}",
         f"- left out of {data.transitions} transitions: {_counts(data.dropped)}",
     ]
-    lines += [f"- `{_text(name)}`: SHA-256 `{_text(value)}`" for name, value in data.sha256.items()]
+    lines += [f"- {_code(name)}: SHA-256 {_code(value)}" for name, value in data.sha256.items()]
     return "\n".join(lines)
 
 

@@ -84,7 +84,8 @@ def eval_world(
 
 def _shown(report: dict[str, Any]) -> str:
     """The report for people: a line for each predictor, then what was compared."""
-    table = Table(title=f"{report['rows']} {report['split']} rows of {report['tasks']} tasks")
+    split = report["split"].replace("_", "-")
+    table = Table(title=f"{report['rows']} {split} rows of {report['tasks']} tasks")
     columns = ("reward", "skill", "format_rate", "exact")
     for heading in ("", *columns, "95% interval"):
         table.add_column(heading, no_wrap=True, justify="right" if heading else "left")
