@@ -54,6 +54,8 @@ def test_the_loop_command_by_command(
     assert (tmp_path / "runs/first/run.json").is_file()
     assert (tmp_path / "merged/model.safetensors").is_file()
     assert "verdict" in json.loads((tmp_path / "eval/report.json").read_text())
+    assert "Worst of trained" in (tmp_path / "eval/predictions.html").read_text()
+    assert "trained minus warm" in (tmp_path / "merged/README.md").read_text()
 
 
 def serve_and_ask(words: list[str]) -> None:

@@ -13,6 +13,7 @@ from rwml.prompts import (
     Templates,
     as_sft,
     format_label,
+    last_state,
     load_templates,
     parse_prediction,
     render_next_state,
@@ -200,3 +201,59 @@ def test_what_an_action_says_is_never_a_placeholder(text: str) -> None:
     transition = transitions()[0].model_copy(update={"action": message})
     *_, user = render_prompt(transition) or []
     assert f"# Potential assistant response\n{message.content}\n\n" in user["content"]
+
+
+def seen_last(transition: Transition, *, masked: bool) -> str:
+    """The results since the agent's last action, as they would be rendered as a next state."""
+    last: list[Message] = []
+    for message in transition.context:
+        last = [] if message.role == "assistant" else [*last, message]
+    shown = tuple(message for message in last if message.role != "system")
+    return render_next_state(transition.model_copy(update={"next_state": shown}), mask=masked)
+
+
+@pytest.mark.parametrize("profile", ["paper", "compact"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_current_state_is_read_back(profile: Profile, masked: bool) -> None:
+    builder = TrajectoryBuilder(metadata={"user_information": "# History\nuser: a trap"})
+    builder.system("# History of the shop: 100% $good$").user("Hello.\n\nWhat is in A and B?")
+    builder.calls(("get", {"id": "A"}), ("get", {"id": "B"})).returns('{"n": 1}', "none")
+    builder.says("A is 1.").user("$history? Thanks.").says("Bye.").user("Bye.")
+    templates = load_templates() if profile == "paper" else None
+    found = []
+    for transition in builder.build().transitions(history=10):
+        prompt = render_prompt(transition, profile=profile)
+        assert prompt is not None
+        state = last_state(prompt, kind=transition.kind, templates=templates, masked=masked)
+        expected = seen_last(transition, masked=masked)
+        assert state == (
+            " ".join(expected.split()) if "\n\n" in expected and not templates else expected
+        )
+        found.append(state)
+    schema = '{"type":"object","properties":{"n":{"type":"integer"}}}'
+    assert found[1] == ("\n---\n".join([schema if masked else '{"n": 1}', "none"]))
+
+
+def test_an_environments_current_state_is_its_observation() -> None:
+    builder = TrajectoryBuilder().environment("A room.\n\n# Potential action\nto be seen")
+    builder.says("look").environment("You see a lamp.").says("take lamp").environment("Taken.")
+    templates = load_templates()
+    states = [
+        last_state(render_prompt(t) or [], kind=t.kind, templates=templates, masked=True)
+        for t in builder.build().transitions(history=10)
+    ]
+    assert states == ["A room.\n\n# Potential action\nto be seen", "You see a lamp."]
+
+
+def test_a_prompt_without_a_state_has_none(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text(
+        'user = "Act: $action\\n\\n$task"\nrwml = "Think, then say."\nsft = "Say."'
+    )
+    templates = load_templates(tmp_path)
+    (first, *_) = transitions()
+    own = render_prompt(first, templates=templates)
+    assert own is not None
+    assert last_state(own, kind="tool", templates=templates, masked=True) is None
+    bare = render_prompt(first.model_copy(update={"context": ()}), profile="compact")
+    assert bare is not None
+    assert last_state(bare, kind="tool", templates=None, masked=True) is None

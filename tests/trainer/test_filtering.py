@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from rwml import open_store
 from rwml.cli.output import progress
-from rwml.errors import AdapterError, DatasetError
+from rwml.errors import AdapterError, DatasetError, RecipeError
 from rwml.prompts import format_label, parse_prediction
 from rwml.testing import BagOfWordsEncoder, OpenAIServer
-from rwml_trainer.calibration import calibrate, draw_curve
+from rwml_trainer.calibration import calibrate, draw_curve, write_recipe
 from rwml_trainer.commands.build import build as build_command
 from rwml_trainer.commands.calibrate import calibrate as calibrate_command
 from rwml_trainer.dataset import Row, build_dataset, read_dataset
@@ -180,6 +180,43 @@ def test_a_threshold_can_be_calibrated_while_building(
         settle(recipe, manifest.model_copy(update={"filtered": None}))
 
 
+def test_each_kind_may_have_its_own_threshold(
+    shop_store: str, shop_dataset: Path, filtering: Recipe, tmp_path: Path
+) -> None:
+    def with_thresholds(data: dict[str, float], training: Any) -> Recipe:
+        settings = filtering.filter.model_copy(update={"tau_d": data, "keep": 0.0})
+        reward = filtering.reward.model_copy(update={"tau_d": training})
+        return filtering.model_copy(update={"filter": settings, "reward": reward})
+
+    class Nearly(Fixed):
+        """One word too many: a gap of 0.09 for users, of at most 0.3 for tools."""
+
+        def sample(self, rows: Any, seeds: Any, on_row: Any) -> None:
+            longer: Any = [{**row, "next_state": f"{row['next_state']} more"} for row in rows]
+            super().sample(longer, seeds, on_row)
+
+    recipe = with_thresholds({"tool": 0.35, "user": 0.05}, "calibrated")
+    manifest = build(shop_store, tmp_path / "data", recipe, Nearly("kinds", ""))
+    before, after = read_dataset(shop_dataset), read_dataset(tmp_path / "data")
+    assert {row["kind"] for row in before.train} == {"tool", "user"}
+    assert {row["kind"] for row in after.train} == {"user"}
+    assert manifest.filtered.tau_d == {"tool": 0.35, "user": 0.05}
+    assert manifest.filtered.training_tau_d == {"tool": 0.6, "user": 0.2}
+    assert settle(recipe, manifest).reward.tau_d == {"tool": 0.6, "user": 0.2}
+    untouched = Fixed("kinds of another", "")
+    with pytest.raises(RecipeError, match=r"filter.tau_d has no threshold for kind 'tool'"):
+        build(shop_store, tmp_path / "none", with_thresholds({"user": 0.3}, 0.4), untouched)
+    assert untouched.asked == []
+    only_environments = with_thresholds({"user": 0.3}, {"environment": 0.2})
+    with pytest.raises(RecipeError, match=r"reward.tau_d has no threshold for kind 'user'"):
+        settle(only_environments, before.manifest)
+    for_users = with_thresholds({}, {"user": 0.2})
+    assert settle(for_users, before.manifest) == for_users, "tools are scored by ROUGE"
+    by_gap = for_users.reward.model_copy(update={"type": "embedding"})
+    with pytest.raises(RecipeError, match=r"reward.tau_d has no threshold for kind 'tool'"):
+        settle(for_users.model_copy(update={"reward": by_gap}), before.manifest)
+
+
 def test_epochs_become_steps(shop_dataset: Path) -> None:
     manifest = read_dataset(shop_dataset).manifest
     rows = manifest.rows["train"]
@@ -318,6 +355,18 @@ def test_calibration_shows_parts_and_warns(tmp_path: Path) -> None:
     assert found["all"]["tau_d"] == 0.33
     assert found["all"]["curve"][9] == [0.1, pytest.approx(10 / 110, abs=1e-6)]
     assert found["warnings"] == []
+    assert found["recipe"] == {
+        "filter": {"tau_d": {"tool": 0.3, "user": 0.33}},
+        "reward": {"tau_d": {"tool": 0.4, "user": 0.4}},
+    }, "users are too few for a threshold of their own"
+    assert write_recipe(found, tmp_path / "calibration.toml")
+    (tmp_path / "mine.toml").write_text(
+        'model = "m"\n' + (tmp_path / "calibration.toml").read_text()
+    )
+    mine = load_recipe(str(tmp_path / "mine.toml"))
+    assert mine.filter.tau_d == {"tool": 0.3, "user": 0.33}
+    assert mine.reward.tau_d == {"tool": 0.4, "user": 0.4}
+    assert not write_recipe(calibrate(rows, wanted=0.3, by="tool"), tmp_path / "none.toml")
     assert set(calibrate(rows, wanted=0.3, by="tool")["parts"]) == {"get"}  # type: ignore[arg-type]
     draw_curve(found, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")

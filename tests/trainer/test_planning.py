@@ -89,6 +89,8 @@ def test_a_shared_prefix_saves_what_it_should(manifest: Manifest) -> None:
     saved = group * (prompt + completion) / (prompt + group * completion)
     assert plain["hours"]["grpo"] / shared["hours"]["grpo"] == pytest.approx(saved, rel=0.01)
     assert plain["memory_gib"]["needed"] > shared["memory_gib"]["needed"]
+    deepspeed = make(manifest, "tau2-qwen3-8b", compute__sharding="zero3")
+    assert deepspeed["hours"]["grpo"] == plain["hours"]["grpo"]
 
 
 def test_a_model_that_nobody_knows_is_told(tmp_path: Path) -> None:

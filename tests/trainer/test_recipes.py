@@ -11,7 +11,14 @@ from typer.testing import CliRunner
 
 from rwml.errors import RecipeError
 from rwml_trainer.commands.train import train
-from rwml_trainer.recipes import Recipe, load_recipe, origins_of, recipe_names, resolve_recipe
+from rwml_trainer.recipes import (
+    Recipe,
+    load_recipe,
+    origins_after,
+    origins_of,
+    recipe_names,
+    resolve_recipe,
+)
 
 train_command = typer.Typer()
 train_command.command()(train)
@@ -87,6 +94,13 @@ def test_a_runs_snapshot_is_a_recipe(tmp_path: Path) -> None:
     before = load_recipe("tau2-small", {"seed": 3})
     (tmp_path / "started.json").write_text(json.dumps({"recipe": before.model_dump(mode="json")}))
     assert load_recipe(str(tmp_path)) == before
+    told = resolve_recipe("tau2-small", {"seed": 3})
+    snapshot = {"recipe": before.model_dump(mode="json"), "origins": told.origins}
+    (tmp_path / "started.json").write_text(json.dumps(snapshot))
+    assert resolve_recipe(str(tmp_path), {"grpo.steps": 2}).table() == told.table() | {
+        "grpo.steps": {"value": 2, "origin": "command line"},
+        "grpo.epochs": {"value": None, "origin": "command line"},
+    }
     (tmp_path / "started.json").write_text("[]")
     with pytest.raises(RecipeError, match="holds no recipe"):
         load_recipe(str(tmp_path))
@@ -141,6 +155,16 @@ def test_paper_recipes_hold_the_papers_numbers(name: str, expected: dict[str, ob
         assert table[key]["value"] == value, key
 
 
+def test_what_a_dataset_fills_in_is_its_own_origin() -> None:
+    asked = resolve_recipe("logs")
+    reward = asked.recipe.reward.model_copy(update={"tau_d": {"user": 0.4}})
+    settled = asked.recipe.model_copy(update={"reward": reward})
+    origins = origins_after(asked.origins, asked.recipe, settled)
+    assert origins["reward.tau_d.user"] == "the dataset"
+    assert origins["grpo.learning_rate"] == "ours: LoRA"
+    assert origins_after({}, asked.recipe, settled) == {}
+
+
 def test_impossible_machines_are_refused() -> None:
     for changes in (
         {"compute.generation": "vllm-server"},
@@ -155,6 +179,41 @@ def test_steps_that_are_asked_for_win_over_epochs() -> None:
     assert load_recipe("tau2-qwen3-8b").grpo.epochs == 2.0
     asked = load_recipe("tau2-qwen3-8b", {"grpo.steps": 5})
     assert (asked.grpo.steps, asked.grpo.epochs) == (5, None)
+
+
+def test_a_threshold_may_be_a_table_by_kind(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        "model='m'\n[filter]\ntau_d = {value = {user = 0.1, tool = 0.2}, from = 'a talk'}\n"
+        "[reward.tau_d]\nuser = 0.4\nenvironment = {value = 0.2, from = 'app. B.1'}"
+    )
+    table = resolve_recipe(str(path)).table()
+    assert table["reward.tau_d.user"] == {"value": 0.4, "origin": str(path)}
+    assert table["reward.tau_d.environment"] == {"value": 0.2, "origin": "app. B.1"}
+    assert table["filter.tau_d.tool"] == {"value": 0.2, "origin": "a talk"}
+    assert "reward.tau_d" not in table
+    printed = CliRunner().invoke(train_command, ["--recipe", str(path), "--print-config"]).stdout
+    assert re.search(r"^reward.tau_d.environment = 0.2 +# app. B.1$", printed, re.MULTILINE)
+    snapshot = {"recipe": load_recipe(str(path)).model_dump(mode="json")}
+    (tmp_path / "started.json").write_text(json.dumps(snapshot))
+    assert load_recipe(str(tmp_path)).reward == load_recipe(str(path)).reward
+
+
+@pytest.mark.parametrize(
+    ("tau_d", "message"),
+    [
+        ("3.0", r"reward.tau_d.*less than or equal to 2 \(got 3.0\)"),
+        ("'auto'", "reward.tau_d.*'calibrated'"),
+        ("{users = 0.2}", "reward.tau_d.*users.*'tool', 'user' or 'environment'"),
+        ("{user = 0}", "reward.tau_d.*user.*greater than 0"),
+        ("{}", "reward.tau_d.*at least 1 item"),
+    ],
+)
+def test_a_wrong_threshold_is_explained(tmp_path: Path, tau_d: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"model='m'\n[reward]\ntau_d = {tau_d}")
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(str(path))
 
 
 def test_the_config_is_printed_without_a_dataset() -> None:

@@ -138,6 +138,7 @@ def test_too_few_rows_for_a_step_are_refused(tiny_recipe: Recipe, tmp_path: Path
             [],
             None,  # type: ignore[arg-type]
             recipe=tiny_recipe,
+            out=tmp_path / "weights",
             scratch=tmp_path,
             metrics=tmp_path / "metrics.jsonl",
             checkpoints=tmp_path,

@@ -183,6 +183,18 @@ def test_composite_by_hand(
     assert got == [expected]
 
 
+def test_each_kind_may_have_its_own_threshold() -> None:
+    reward = NextStateReward(encoder=BagOfWordsEncoder(), tau_d={"user": 0.26, "environment": 0.25})
+    told = {"completions": [tagged("a b c d")] * 3, "next_state": ["a b c e"] * 3}  # gap 1 - 3/4
+    assert reward(**told, kind=["user", "environment", "tool"]) == [1.0, 0.0, 0.8]
+    users = NextStateReward(encoder=BagOfWordsEncoder(), tau_d={"user": 0.26})
+    assert users(**told, kind=["user", "environment", "tool"]) == [1.0, None, 0.8]
+    composite = make_training_reward(RewardRecipe(type="embedding"), users)
+    assert composite(**told, kind=["user", "tool", "user"]) == [1.0, None, 1.0]
+    with pytest.raises(RewardError, match="tau_d is a cosine distance"):
+        EmbeddingReward(encoder=BagOfWordsEncoder(), tau_d={"user": 3.0})
+
+
 @given(
     st.lists(
         st.tuples(WORDS, WORDS, st.sampled_from(["tool", "user", "environment", None])), max_size=6

@@ -33,6 +33,8 @@ def test_a_run_is_whole(run_folder: Path, tiny_recipe: Recipe) -> None:
     assert (run.name, run.steps, len(run.rewards)) == ("first", 2, 2)
     assert run.recipe == tiny_recipe.model_dump(mode="json")
     assert run.prompts == prompt_settings(tiny_recipe.data, None)
+    assert run.data is not None
+    assert run.data.sources == {"shop": run.data.rows["train"]}
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == ["warm_start"] * 2 + ["grpo"] * 2
     assert all("format_rate" in line and "reward" in line for line in lines[2:])

@@ -7,7 +7,7 @@ the paper's rule (RWML app. B.1, C.1). Nothing is changed: a recipe is told by w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from rwml.errors import UsageError
 from rwml.extras import require
+from rwml.files import whole_file
 from rwml_trainer.filtering.measuring import Measured
 from rwml_trainer.filtering.thresholds import (
     LENIENT,
@@ -41,7 +42,8 @@ def calibrate(measured: Sequence[Measured], *, wanted: float, by: By) -> dict[st
     Returns:
         ``all`` and ``parts``, each with rows, ``tau_d``, ``training_tau_d``, ``easy_share`` (at
         ``tau_d``), ``never`` (share that no prediction came near) and ``curve`` (threshold, share);
-        ``warnings``.
+        ``recipe``: by kind, what to put into a recipe, where a kind with too few rows has the
+        threshold of all rows; None by tool, and where there are too few rows; ``warnings``.
 
     Raises:
         UsageError: there is no row.
@@ -63,6 +65,7 @@ def calibrate(measured: Sequence[Measured], *, wanted: float, by: By) -> dict[st
         "by": by,
         "all": whole,
         "parts": found,
+        "recipe": _recipe(found, whole) if by == "kind" else None,
         "warnings": list[JsonValue](_warnings([row.critical for row in measured], wanted)),
     }
 
@@ -79,6 +82,33 @@ def _figures(criticals: Sequence[float], wanted: float) -> dict[str, JsonValue]:
         "training_tau_d": training_tau_d(tau_d),
         "easy_share": easy_share(criticals, tau_d),
     }
+
+
+def _recipe(parts: Mapping[str, JsonValue], whole: Mapping[str, JsonValue]) -> JsonValue:
+    """Thresholds by kind as a recipe has them."""
+    if whole["tau_d"] is None:
+        return None
+    data: dict[str, JsonValue] = {}
+    training: dict[str, JsonValue] = {}
+    for kind, figures in parts.items():
+        mine = figures if isinstance(figures, dict) and figures["tau_d"] is not None else whole
+        data[kind], training[kind] = mine["tau_d"], mine["training_tau_d"]
+    return {"filter": {"tau_d": data}, "reward": {"tau_d": training}}
+
+
+def write_recipe(calibration: Mapping[str, JsonValue], path: Path) -> bool:
+    """Writes the thresholds by kind as TOML for a recipe; False where there are none."""
+    found = calibration["recipe"]
+    if not isinstance(found, dict):
+        return False
+    lines = ["# Thresholds of the gap by kind, found by 'rwml calibrate': put them into a recipe."]
+    for section, settings in found.items():
+        thresholds = settings["tau_d"] if isinstance(settings, dict) else None
+        lines += ["", f"[{section}.tau_d]"]
+        lines += [f"{k} = {v}" for k, v in (thresholds or {}).items()]  # type: ignore[union-attr]
+    with whole_file(path, mode=0o666) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return True
 
 
 def _warnings(criticals: Sequence[float], wanted: float) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -88,6 +89,12 @@ def sample(
             )
         for number, place in enumerate(places):
             on_prompt(place, decoded[number * attempts : (number + 1) * attempts])
+
+
+def sampling_seed(seed: int, sample: str, number: int) -> int:
+    """Seed of a sample's completion of a number: the same in every run of a recipe's seed."""
+    digest = hashlib.sha256(f"{seed}/{sample}/{number}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
 
 
 def _seeded_noise(seeds: Sequence[int], temperature: float, device: str) -> Any:

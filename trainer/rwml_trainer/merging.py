@@ -10,16 +10,23 @@ The sum of base weight and LoRA delta is rounded once, to the bfloat16 of the we
 from __future__ import annotations
 
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rwml.errors import ModelError
+from rwml.errors import ModelError, UsageError
 from rwml.extras import require
-from rwml.files import file_sha256, whole_folder, write_json
+from rwml.files import file_sha256, whole_file, whole_folder, write_json
+from rwml_trainer.cards import CARD, Results, model_card, read_results
 from rwml_trainer.models import load_tokenizer, template_sha256
-from rwml_trainer.runs import Run, Stage, load_stage, read_run, weights_folder
+from rwml_trainer.runs import (
+    Run,
+    Stage,
+    load_stage,
+    read_run,
+    weights_folder,
+    weights_sha256,
+)
 
 MANIFEST = "merged.json"
 LORA_WEIGHTS = "adapter_model.safetensors"
@@ -59,8 +66,15 @@ class Merge(BaseModel):
         return self.base_model, self.lora_sha256, self.lora_config_sha256
 
 
-def merge(run_folder: Path, out: Path, *, stage: Stage = "trained", replace: bool = False) -> Path:
-    """Writes base model and LoRA adapter as one standalone folder.
+def merge(
+    run_folder: Path,
+    out: Path,
+    *,
+    stage: Stage = "trained",
+    replace: bool = False,
+    results: Path | None = None,
+) -> Path:
+    """Writes base model and LoRA adapter as one standalone folder, with a model card.
 
     An existing whole merge of the same LoRA adapter is reused. A torn one is written again.
 
@@ -69,25 +83,29 @@ def merge(run_folder: Path, out: Path, *, stage: Stage = "trained", replace: boo
         out: the folder to make.
         stage: which LoRA adapter of the run.
         replace: True to replace a merge of another LoRA adapter instead of refusing it.
+        results: report of `rwml eval world` on these weights, for the card; a merge that is reused
+            gets a new card.
 
     Returns:
-        `out`: bfloat16 safetensors, tokenizer, chat template, generation config, `merged.json`.
+        `out`: bfloat16 safetensors, tokenizer, chat template, generation config, `README.md`,
+        `merged.json`.
 
     Raises:
         ModelError: the run is not whole, its parts do not fit, or `out` holds something else.
+        UsageError: `results` is no such report, or of other weights.
         MissingExtraError: torch, transformers or peft is not installed.
     """
     require("serve", "torch", "transformers", "peft")
     run = read_run(run_folder)
-    wanted = _wanted(run, weights_folder(run_folder, stage), stage)
+    wanted = _wanted(run_folder, run, stage)
+    told = None if results is None else _check_results(results, wanted)
     if _is_done(out, wanted, replace=replace):
+        if told is not None:
+            _finish(out, run, wanted, told)
         return out
     with whole_folder(out) as folder:
         _write_model(folder, run_folder, stage)
-        files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-        write_json(
-            folder / MANIFEST, wanted.model_copy(update={"files": files}).model_dump(mode="json")
-        )
+        _finish(folder, run, wanted, told)
     return out
 
 
@@ -103,19 +121,42 @@ def read_merge(folder: Path) -> Merge | None:
     return manifest
 
 
-def _wanted(run: Run, folder: Path, stage: Stage) -> Merge:
+def _finish(folder: Path, run: Run, wanted: Merge, results: Results | None) -> None:
+    """Writes the card, and then the manifest: what comes between is taken for torn."""
+    card = model_card(run, stage=wanted.stage, weights_sha256=wanted.lora_sha256, results=results)
+    with whole_file(folder / CARD, mode=0o666) as temporary:
+        temporary.write_text(card, encoding="utf-8")
+    paths = (path for path in sorted(folder.iterdir()) if path.name != MANIFEST)
+    files = {path.name: path.stat().st_size for path in paths}
+    manifest = wanted.model_copy(update={"files": files})
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def _check_results(path: Path, wanted: Merge) -> Results:
+    """A report, which must be about the weights that are merged."""
+    results = read_results(path)
+    known = {} if results.run is None else results.run.weights_sha256
+    if known.get(wanted.stage) != wanted.lora_sha256:
+        raise UsageError(
+            f"{path} is not about these weights (run {wanted.name!r}, stage {wanted.stage}): "
+            f"evaluate them with 'rwml eval world --run'"
+        )
+    return results
+
+
+def _wanted(run_folder: Path, run: Run, stage: Stage) -> Merge:
+    folder = weights_folder(run_folder, stage)
     names = (LORA_CONFIG, LORA_WEIGHTS) if run.weights == "lora" else (CONFIG, "*.safetensors")
     config, weights = (sorted(folder.glob(name)) for name in names)
     if not config or not weights:
         what = "LoRA adapter" if run.weights == "lora" else "model"
         raise ModelError(f"{folder} holds no {what} ({' and '.join(names)})")
-    hashes = [file_sha256(path) for path in weights]
     return Merge(
         name=run.name,
         stage=stage,
         steps=run.steps if stage == "trained" else 0,
         base_model=run.base_model,
-        lora_sha256=hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest(),
+        lora_sha256=weights_sha256(run_folder, stage),
         lora_config_sha256=file_sha256(config[0]),
         files={},
     )

@@ -1,4 +1,7 @@
-"""Writes ``metrics.jsonl`` and moves the progress bar, from inside a transformers Trainer."""
+"""Writes ``metrics.jsonl`` and moves the progress bar, from inside a transformers Trainer.
+
+Of several processes only the first one does: the figures are those of all.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from transformers import TrainerCallback
 
 from rwml.cli.output import Advance, progress
 from rwml.files import whole_file
+from rwml_trainer.processes import is_first
 
 
 class MetricsCallback(TrainerCallback):
@@ -27,6 +31,8 @@ class MetricsCallback(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Called by the trainer with the metrics of a step."""
         if not logs or "train_runtime" in logs:
+            return
+        if not is_first():
             return
         line = {"stage": self._stage, "step": int(state.global_step), **dict(logs)}
         self.lines.append(line)
@@ -50,6 +56,9 @@ def watched(
         steps: of the whole stage.
         done: steps that a checkpoint already holds.
     """
+    if not is_first():
+        yield MetricsCallback(path, stage=stage, advance=lambda note="": None)
+        return
     if path.is_file():
         kept = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
         kept = [line for line in kept if _holds(line, stage, done)]

@@ -57,6 +57,13 @@ def load_model(
     return _with_lora(model, lora, trainable=trainable)
 
 
+def best_device() -> str:
+    """The GPU where there is one, as torch calls it."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def template_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of the chat template: two runs with different ones are not comparable."""
     return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()

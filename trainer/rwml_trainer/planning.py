@@ -208,7 +208,7 @@ def _memory(recipe: Recipe, shape: Shape, work: Work, available: float) -> dict[
     weights = shape.parameters * (4 if is_full else width) + (0 if is_full else trained * 4)
     completion = min(grpo.max_new_tokens, round(4 * work.completion))
     group, prompts = grpo.group_size, grpo.groups_per_pass
-    shared = prompts if grpo.shared_prefix else prompts * group
+    shared = prompts if _shares_prefix(recipe) else prompts * group
     tokens = shared * work.longest_prompt + prompts * group * completion
     per_token = shape.hidden * width * shape.layers  # checkpointed layer inputs
     one_layer = width * (6 * shape.hidden + 3 * shape.intermediate) + 4 * shape.hidden
@@ -230,6 +230,11 @@ def _memory(recipe: Recipe, shape: Shape, work: Work, available: float) -> dict[
     return gib | {"overhead": OVERHEAD_GIB[device]}
 
 
+def _shares_prefix(recipe: Recipe) -> bool:
+    """Whether the prompt of a group is run once; not with DeepSpeed."""
+    return recipe.grpo.shared_prefix and recipe.compute.sharding != "zero3"
+
+
 def _trained(recipe: Recipe, shape: Shape) -> int:
     if recipe.weights == "full":
         return shape.parameters
@@ -246,7 +251,7 @@ def _computation(
     grpo, easy, warm = recipe.grpo, recipe.filter, recipe.warm_start
     groups = grpo.steps * grpo.prompts_per_step / grpo.num_iterations
     generated = groups * grpo.group_size * work.completion
-    prompts = groups * (1 if grpo.shared_prefix else grpo.group_size) * work.prompt
+    prompts = groups * (1 if _shares_prefix(recipe) else grpo.group_size) * work.prompt
     trained = (prompts + generated) * grpo.num_iterations
     # forward, backward and the repeated forward of checkpointing; and the old or reference pass
     passes = 8 + (2 if grpo.beta > 0 else 0) + (2 if grpo.num_iterations > 1 else 0)

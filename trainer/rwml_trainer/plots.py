@@ -10,7 +10,7 @@ from typing import Any
 from rwml.errors import UsageError
 from rwml.plotting import Bar, draw_bars, figure
 
-PREDICTORS = ("constant", "base", "warm_start", "trained")
+PREDICTORS = ("constant", "copy_last", "base", "warm_start", "trained")
 
 
 def draw_report(report: dict[str, Any], path: Path) -> None:

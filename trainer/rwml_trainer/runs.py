@@ -14,13 +14,15 @@ Nothing but `run.json` says that a run is whole: a folder without it is never se
 
 from __future__ import annotations
 
+import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from rwml.errors import ModelError
-from rwml.files import write_json
+from rwml.files import file_sha256, write_json
 from rwml.prompts import PromptSettings
 from rwml_trainer.encoders import EncoderMark
 from rwml_trainer.models import load_model
@@ -35,6 +37,32 @@ FOLDERS: dict[Weights, dict[Stage, str]] = {
     "lora": {"warm_start": "warm_start", "trained": "lora_adapter"},
     "full": {"warm_start": "warm_start", "trained": "weights"},
 }
+
+
+class Lineage(BaseModel):
+    """What a run was trained on: enough to tell, and to know the dataset again.
+
+    Attributes:
+        sha256: hash of each file of the dataset.
+        rows: per side.
+        sources: training rows by the source of their trajectories.
+        transitions: that the dataset was built from.
+        dropped: of these, left out, by reason.
+        held_out: how the rows that are not trained on were chosen.
+        profile: of the prompts.
+        is_masked: whether JSON results of tools were replaced by their schema.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: dict[str, str]
+    rows: dict[str, int]
+    sources: dict[str, int]
+    transitions: int
+    dropped: dict[str, int]
+    held_out: str
+    profile: str
+    is_masked: bool
 
 
 class Run(BaseModel):
@@ -54,6 +82,8 @@ class Run(BaseModel):
         recipe: the resolved recipe.
         prompts: what decided over the prompts, for whoever asks the model; None in runs that did
             not note it.
+        origins: where each of its values is from, by dotted key; empty where that was not told.
+        data: what it was trained on; None in runs that did not note it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +101,8 @@ class Run(BaseModel):
     seconds: float
     recipe: dict[str, JsonValue] = Field(default_factory=dict)
     prompts: PromptSettings | None = None
+    origins: dict[str, str] = Field(default_factory=dict)
+    data: Lineage | None = None
 
 
 def write_run(folder: Path, run: Run) -> None:
@@ -93,6 +125,35 @@ def read_run(folder: Path) -> Run:
         return Run.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, ValueError) as error:
         raise ModelError(f"{path} is not a run manifest: {error}") from error
+
+
+def read_started(folder: Path) -> dict[str, JsonValue]:
+    """What a run's training was told; nothing where that was not noted.
+
+    Raises:
+        ModelError: it was noted, and cannot be read.
+    """
+    path = folder / STARTED
+    if not path.is_file():
+        return {}
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    return told if isinstance(told, dict) else {}
+
+
+def weights_sha256(folder: Path, stage: Stage = "trained") -> str:
+    """Hash of a run's weights at a stage: of the one file, or of the hashes of several.
+
+    Raises:
+        ModelError: the run is not whole, had no such stage, or lost its weights.
+    """
+    weights = weights_folder(folder, stage)
+    hashes = [file_sha256(path) for path in sorted(weights.glob("*.safetensors"))]
+    if not hashes:
+        raise ModelError(f"{weights} holds no safetensors weights: train again")
+    return hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode()).hexdigest()
 
 
 def weights_folder(folder: Path, stage: Stage = "trained") -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
-from rwml.errors import DatasetError
+from rwml.errors import DatasetError, RecipeError
 from rwml_trainer.dataset import Manifest
 from rwml_trainer.recipes import Recipe
 
@@ -14,6 +15,7 @@ def settle(recipe: Recipe, manifest: Manifest) -> Recipe:
 
     Raises:
         DatasetError: a threshold is to be calibrated, and the dataset was built without.
+        RecipeError: there is a threshold for each kind, and rows of another kind to be scored.
     """
     reward = recipe.reward
     if reward.tau_d == "calibrated":
@@ -23,6 +25,15 @@ def settle(recipe: Recipe, manifest: Manifest) -> Recipe:
                 "it to what 'rwml calibrate' finds, or build with filter.enabled"
             )
         reward = reward.model_copy(update={"tau_d": manifest.filtered.training_tau_d})
+    if isinstance(reward.tau_d, Mapping):
+        # tool results are scored by ROUGE, unless embeddings are asked for everywhere
+        by_gap = {kind for kinds in manifest.kinds.values() for kind, rows in kinds.items() if rows}
+        for kind in sorted(by_gap if reward.type == "embedding" else by_gap - {"tool"}):
+            if kind not in reward.tau_d:
+                raise RecipeError(
+                    f"reward.tau_d has no threshold for kind {kind!r}, which rows of the dataset "
+                    f"are of: add reward.tau_d.{kind}"
+                )
     rows = manifest.rows["train"]
     grpo, warm = recipe.grpo, recipe.warm_start
     if grpo.epochs is not None:

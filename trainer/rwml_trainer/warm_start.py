@@ -19,8 +19,10 @@ from rwml_trainer.checkpoints import newest_whole
 from rwml_trainer.dataset import Row
 from rwml_trainer.generation import render_chat
 from rwml_trainer.metrics import watched
+from rwml_trainer.processes import on_first, process_count
 from rwml_trainer.recipes import Recipe
 from rwml_trainer.resuming import WholeCheckpoints, saving
+from rwml_trainer.saving import save_trained
 
 IGNORED = -100
 """Label of positions that are not learned (PyTorch's cross entropy)."""
@@ -32,25 +34,28 @@ def warm_start(
     rows: Sequence[Row],
     *,
     recipe: Recipe,
+    out: Path,
     scratch: Path,
     metrics: Path,
     checkpoints: Path,
-) -> Any:
-    """Trains the model's LoRA adapter to predict next states in the tag format.
+) -> None:
+    """Trains a model to predict next states in the tag format, and saves what was trained.
 
     Args:
-        model: a `PeftModel` with a trainable LoRA adapter; changed in place.
+        model: a `PeftModel` with a trainable LoRA adapter, or a whole model; changed in place.
         rows: training rows.
         recipe: its ``warm_start`` section decides.
+        out: folder of the weights.
         scratch: folder that the trainer may write to.
         metrics: file to which one line per step is added.
         checkpoints: folder of the checkpoints; the newest whole one there is gone on from.
 
-    Returns:
-        The model.
+    Raises:
+        UsageError: the step cannot be shared among this many processes.
     """
     settings = recipe.warm_start
-    done, checkpoint = newest_whole(checkpoints, report=say) or (0, None)
+    accumulated = settings.accumulated(process_count())
+    done, checkpoint = on_first(lambda: newest_whole(checkpoints, report=say)) or (0, None)
     with watched(
         metrics, stage="warm_start", label="warm start", steps=settings.steps, done=done
     ) as watch:
@@ -60,7 +65,7 @@ def warm_start(
                 output_dir=str(scratch),
                 max_steps=settings.steps,
                 per_device_train_batch_size=settings.micro_batch_size,
-                gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
+                gradient_accumulation_steps=accumulated,
                 learning_rate=settings.learning_rate,
                 lr_scheduler_type="cosine",
                 warmup_steps=max(1, settings.steps // 10),
@@ -81,7 +86,7 @@ def warm_start(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    return model
+        save_trained(trainer, out)
 
 
 def encode_row(tokenizer: Any, row: Row) -> dict[str, list[int]]:

@@ -62,7 +62,7 @@ def _summary(report: Result, out: Path) -> str:
     if not isinstance(results, dict):
         return str(results)
     lines = [f"{'predictor':>12} {'reward':>7} {'tool':>7} {'user':>7} {'skill':>7} {'format':>7}"]
-    for name in ("constant", "base", "warm_start", "trained"):
+    for name in ("constant", "copy_last", "base", "warm_start", "trained"):
         figures = results[name]
         if isinstance(figures, dict):
             kinds = figures["by_kind"] if isinstance(figures["by_kind"], dict) else {}
@@ -73,8 +73,8 @@ def _summary(report: Result, out: Path) -> str:
             lines.append(f"{name:>12} " + " ".join(f"{text:>7}" for text in shown))
     lines.append(
         f"on {results['rows']} held-out rows of {results['tasks']} tasks; reward also by who "
-        "answered; skill: (reward - constant) / (1 - constant); format: share of answers with "
-        "the tags, without which the reward is 0"
+        "answered; skill: what is added to the better of constant and copy_last, 1 is perfect; "
+        "format: share of answers with the tags, without which the reward is 0"
     )
     compared = results["compared"]
     minus = " minus ".join(map(str, compared)) if isinstance(compared, list) else ""

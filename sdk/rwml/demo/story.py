@@ -72,7 +72,7 @@ class Demo:
             "serve": served["serve"],
             "agent_on_served_model": served["agent"],
             "eval": {
-                **{name: before[name] for name in ("constant", "base")},
+                **{name: before[name] for name in ("constant", "copy_last", "base")},
                 **{name: after.get(name) for name in ("warm_start", "trained")},
                 **{name: after[name] for name in ("difference", "ci95", "verdict")},
                 "compared": after["compared"],
@@ -134,10 +134,10 @@ class Demo:
         )
 
     def _evaluate(self, name: str, models: list[str]) -> Result:
-        """Evaluates models beside the constant predictor; trained ones beside their start."""
+        """Evaluates models beside the trivial predictors; trained ones beside their start."""
         run = [] if name == "before" else ["--run", str(self._run)]
         base = ["base"] if models == ["trained"] else []  # no warm start: compare with the base
-        predictors = ",".join(["constant", *base, *models])
+        predictors = ",".join([*base, *models])
         arguments = ["eval", "world", str(self._data), *self._recipe, *run]
         arguments += ["--predictors", predictors, "--out", str(self._out / "eval" / name)]
         number = "3/6" if name == "before" else "6/6"

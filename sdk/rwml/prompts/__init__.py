@@ -3,6 +3,7 @@
 from rwml.prompts.parsing import Prediction, format_label, parse_prediction
 from rwml.prompts.profiles import PROFILES, Profile, as_sft, render_next_state, render_prompt
 from rwml.prompts.settings import PromptMaker, PromptSettings
+from rwml.prompts.states import last_state
 from rwml.prompts.templates import Template, Templates, load_templates
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Templates",
     "as_sft",
     "format_label",
+    "last_state",
     "load_templates",
     "parse_prediction",
     "render_next_state",

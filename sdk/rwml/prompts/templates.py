@@ -68,6 +68,36 @@ class Template(BaseModel):
         filled = {**values, "task": self.rwml if task == "rwml" else self.sft}
         return _fill(self._sections[0], filled), _fill(self._sections[1], filled)
 
+    def read(self, name: str, *, system: str, user: str) -> str | None:
+        """What stood for a placeholder in filled texts: `fill` the other way round.
+
+        Exact where the value does not hold the template's own headings.
+
+        Args:
+            name: of a placeholder that has a section, with a heading, of its own.
+            system: filled system message.
+            user: filled user message.
+
+        Returns:
+            None where the template has no such section, or it was left out.
+        """
+        for sections, text in zip(self._sections, (system, user), strict=True):
+            for place, (section, names) in enumerate(sections):
+                if names == {name}:
+                    after = sections[place + 1 :]
+                    ends = [head for rest in after for head in self._heads(rest)]
+                    return _read_section(section.template, name, text, ends)
+        return None
+
+    def _heads(self, section: _Section) -> tuple[str, ...]:
+        """How a section may begin."""
+        template = section[0].template
+        if template.startswith(("$task", "${task}")):
+            return self.rwml, self.sft
+        found = Placeholders.pattern.finditer(template)
+        first = next((m.start() for m in found if m["named"] or m["braced"]), len(template))
+        return (_plain(template[:first]),)
+
     @cached_property
     def _sections(self) -> tuple[list[_Section], list[_Section]]:
         return _parse(self.system), _parse(self.user)
@@ -126,6 +156,22 @@ _Section = tuple[Placeholders, frozenset[str]]
 def _parse(text: str) -> list[_Section]:
     sections = [Placeholders(part) for part in _SECTION_BREAK.split(text) if part]
     return [(section, frozenset(section.get_identifiers())) for section in sections]
+
+
+def _plain(literal: str) -> str:
+    return literal.replace("$$", "$")
+
+
+def _read_section(template: str, name: str, text: str, ends: list[str]) -> str | None:
+    """The value of a section's one placeholder; `ends` are the beginnings of later sections."""
+    before, after = map(_plain, re.split(rf"\$(?:\{{{name}\}}|{name}\b)", template, maxsplit=1))
+    found = 0 if text.startswith(before) else text.find(f"\n\n{before}") + 2
+    if not before or not text.startswith(before, found):
+        return None
+    start = found + len(before)
+    stops = (text.rfind(f"\n\n{end}") for end in ends if end)
+    stop = next((stop for stop in stops if stop >= start), len(text))
+    return text[start:stop].removesuffix(after).strip()
 
 
 def _fill(sections: list[_Section], values: Mapping[str, str]) -> str:

@@ -32,6 +32,6 @@ class BagOfWordsEncoder:
         vectors = np.zeros((len(texts), DIMENSIONS), dtype=np.float32)
         for row, text in enumerate(texts):
             for word in text.lower().split() or [""]:
-                digest = hashlib.sha256(word.encode()).digest()
+                digest = hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest()
                 vectors[row, int.from_bytes(digest[:4], "big") % DIMENSIONS] += 1.0
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

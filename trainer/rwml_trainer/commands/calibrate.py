@@ -18,7 +18,7 @@ from rwml_trainer.recipes import load_recipe
 
 def calibrate(
     dataset: Annotated[Path, typer.Argument(help="Dataset, built with --no-filter.")],
-    out: Annotated[Path, typer.Option(help="Folder for calibration.json and calibration.png.")],
+    out: Annotated[Path, typer.Option(help="Folder for calibration.json, .png and .toml.")],
     recipe: RecipeOption = "demo",
     model: ModelOption = None,
     encoder: Annotated[str | None, typer.Option(help="Encoder of the reward.")] = None,
@@ -41,7 +41,7 @@ def calibrate(
     )
     require("train", "torch", "transformers", "sentence_transformers", "pyarrow", "matplotlib")
     from rwml_trainer.calibration import calibrate as find_thresholds
-    from rwml_trainer.calibration import draw_curve
+    from rwml_trainer.calibration import draw_curve, write_recipe
     from rwml_trainer.dataset.files import check_files, read_manifest
     from rwml_trainer.encoders import make_encoder
     from rwml_trainer.filtering import make_sampler, measure
@@ -68,16 +68,24 @@ def calibrate(
         found = find_thresholds(list(measured), wanted=settings.filter.easy_share, by=by)
         write_json(out / "calibration.json", found)
         draw_curve(found, out / "calibration.png")
+        by_kind = write_recipe(found, out / "calibration.toml")
     whole = found["all"]
     assert isinstance(whole, dict)  # noqa: S101  # `calibrate` says so
     lines = [
         f"tau_d {whole['tau_d']} for the data, {whole['training_tau_d']} for training "
         f"({found['rows']} rows); curve in {out / 'calibration.png'}",
+        *([f"by kind, to be put into a recipe: {out / 'calibration.toml'}"] if by_kind else []),
         *(str(warning) for warning in found["warnings"] or ()),  # type: ignore[union-attr]
     ]
     shown = {key: whole[key] for key in ("tau_d", "training_tau_d", "easy_share", "never")}
     emit(
-        {**shown, "rows": found["rows"], "warnings": found["warnings"], "out": str(out)},
+        {
+            **shown,
+            "rows": found["rows"],
+            "recipe": found["recipe"],
+            "warnings": found["warnings"],
+            "out": str(out),
+        },
         as_json=json,
         text="\n".join(lines),
     )

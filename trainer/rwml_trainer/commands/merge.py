@@ -19,17 +19,23 @@ def merge(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to make.")],
     stage: StageOption = "trained",
+    results: Annotated[
+        Path | None,
+        typer.Option(help="report.json of 'rwml eval world' on this run, for the model card."),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Merge a run's LoRA adapter into its base model: a folder that any engine loads.
 
-    Example: rwml merge runs/retail --out models/retail
+    It holds a model card, README.md: recipe, data, results, licence.
+
+    Example: rwml merge runs/retail --out models/retail --results eval/report.json
     """
     from rwml_trainer import merging, runs
 
     runs.read_run(run)  # before we say that we merge it
     say(f"merging {run} ({stage}) into {out}")
-    folder = merging.merge(run, out, stage=stage)
+    folder = merging.merge(run, out, stage=stage, results=results)
     manifest = merging.read_merge(folder)
     assert manifest is not None  # noqa: S101  # `merge` returns whole folders only
     emit(

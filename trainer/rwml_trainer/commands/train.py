@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +13,12 @@ from rwml.errors import UsageError
 from rwml.extras import require
 from rwml_trainer.commands.build import ModelOption, RecipeOption
 from rwml_trainer.dataset import read_manifest
+from rwml_trainer.launch import Launch, Launcher, plan_launch
 from rwml_trainer.planning import GIB, KNOWN, read_shape
 from rwml_trainer.planning import plan as make_plan
+from rwml_trainer.processes import is_first, leave
 from rwml_trainer.recipes import Recipe, Resolved, resolve_recipe
-from rwml_trainer.runs import FOLDERS
+from rwml_trainer.runs import FOLDERS, Run
 from rwml_trainer.settling import settle
 from rwml_trainer.small_models import resolve_model
 from rwml_trainer.training import train as run_training
@@ -38,6 +41,10 @@ def train(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Show the recipe and where each value is from.")
     ] = False,
+    print_launch: Annotated[
+        Launcher | None,
+        typer.Option("--print-launch", help="Show how to start it on several GPUs; train nothing."),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say whether it fits, and what it takes; train nothing.")
     ] = False,
@@ -60,6 +67,18 @@ def train(
     if print_config:
         _print_config(resolved, as_json=json)
         return
+    if print_launch:
+        options = {
+            "--recipe": recipe,
+            "--model": model,
+            "--steps": steps,
+            "--warm-start-steps": warm_start_steps,
+            "--encoder": encoder,
+            "--seed": seed,
+        }
+        words = _words(dataset, out, options, resume=resume)
+        _print_launch(plan_launch(print_launch, resolved.recipe, words), as_json=json)
+        return
     if plan:
         if dataset is None:
             raise UsageError("name the dataset folder: a plan counts its tokens")
@@ -68,7 +87,25 @@ def train(
     if dataset is None or out is None:
         raise UsageError("name the dataset folder and --out, the folder of the run")
     with stdout_to_stderr():
-        run = run_training(dataset, out, recipe=resolved.recipe, resume=resume)
+        run = run_training(
+            dataset, out, recipe=resolved.recipe, resume=resume, origins=resolved.origins
+        )
+        leave()
+    if is_first():
+        _print_run(run, out, as_json=json)
+
+
+def _words(
+    dataset: Path | None, out: Path | None, options: Mapping[str, object], *, resume: bool
+) -> list[str]:
+    """The arguments of this command, with names where paths are still to be filled in."""
+    words = [str(dataset or "DATASET"), "--out", str(out or "RUN")]
+    for name, value in options.items():
+        words += [] if value is None else [name, str(value)]
+    return [*words, *(["--resume"] if resume else [])]
+
+
+def _print_run(run: Run, out: Path, *, as_json: bool) -> None:
     rewards = ", ".join("none" if r is None else f"{r:.2f}" for r in run.rewards)
     weights = str(out / FOLDERS[run.weights]["trained"])
     emit(
@@ -81,7 +118,7 @@ def train(
             "weights": weights,
             "seconds": run.seconds,
         },
-        as_json=json,
+        as_json=as_json,
         text=f"{run.steps} GRPO steps in {run.seconds:.0f} s; reward by step: {rewards}; "
         f"{'LoRA adapter' if run.weights == 'lora' else 'weights'} in {weights}",
     )
@@ -93,6 +130,14 @@ def _print_config(resolved: Resolved, *, as_json: bool) -> None:
     width = max(len(setting) for setting, _ in shown)
     lines = [f"{setting:<{width}}  # {origin}" for setting, origin in shown]
     emit({"recipe": table}, as_json=as_json, text="\n".join(lines))
+
+
+def _print_launch(launch: Launch, *, as_json: bool) -> None:
+    lines = [f"config: {launch.config}"]
+    lines += [f"vLLM first, on GPUs of its own: {launch.vllm}"] if launch.vllm else []
+    lines += [f"start ({launch.processes} processes): {launch.command}"]
+    found = launch._asdict() | {"config": str(launch.config)}
+    emit(found, as_json=as_json, text="\n".join(lines))
 
 
 def _print_plan(dataset: Path, recipe: Recipe, *, as_json: bool) -> None:

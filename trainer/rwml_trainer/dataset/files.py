@@ -62,8 +62,8 @@ class Filtered(BaseModel):
 
     Attributes:
         recipe: its settings.
-        tau_d: threshold of the gap at the data stage.
-        training_tau_d: the threshold for training that follows from it.
+        tau_d: threshold of the gap at the data stage, one or by kind.
+        training_tau_d: the threshold for training that follows from it, one or by kind.
         is_calibrated: whether `tau_d` was found from the data.
         encoder: that measured the gaps.
         rows: training rows before the filter.
@@ -74,8 +74,8 @@ class Filtered(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: FilterRecipe
-    tau_d: float
-    training_tau_d: float
+    tau_d: float | dict[Kind, float]
+    training_tau_d: float | dict[Kind, float]
     is_calibrated: bool
     encoder: EncoderMark
     rows: int
@@ -133,10 +133,15 @@ class Manifest(BaseModel):
 
     @property
     def evaluated_share(self) -> float:
-        """Share of the hash band that evaluated tasks come from; 1 where they were trained on."""
-        if self.evaluated == "held_out":
+        """`share_of` the side that evaluation predicts."""
+        return self.share_of(self.evaluated)
+
+    def share_of(self, split: Split) -> float:
+        """Share of the hash band that a side's tasks lie in; 1 where they may be trained on."""
+        if split == "held_out":
             return self.recipe.held_out_share
-        return 1.0 if self.held_out == "rows" else self.recipe.untouched_share
+        by_row = self.held_out == "rows"
+        return 1.0 if split == "train" or by_row else self.recipe.untouched_share
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,12 @@ class Dataset:
     @property
     def evaluated(self) -> list[Row]:
         """The rows that evaluation predicts."""
-        return self.held_out if self.manifest.evaluated == "held_out" else self.validation
+        return self.rows(self.manifest.evaluated)
+
+    def rows(self, split: Split) -> list[Row]:
+        """The rows of a side."""
+        sides = {"train": self.train, "validation": self.validation, "held_out": self.held_out}
+        return sides[split]
 
 
 def sft_row(row: Row, templates: Templates | None) -> Row:
@@ -257,6 +267,14 @@ def stream_rows(path: Path) -> Iterator[Row]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             yield from batch.to_pylist()  # type: ignore[misc]  # the schema is Row's
+
+
+def kinds_of(path: Path) -> set[Kind]:
+    """The kinds of a Parquet file's rows; their texts are not read."""
+    require("train", "pyarrow")
+    import pyarrow.parquet as pq
+
+    return set(pq.read_table(path, columns=["kind"])["kind"].unique().to_pylist())
 
 
 def is_dataset(folder: Path) -> bool:

@@ -8,14 +8,15 @@ would make every sample easy; the text's "above" is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rwml.encoders import Encoder
-from rwml.errors import DatasetError
+from rwml.errors import DatasetError, RecipeError
 from rwml.files import whole_file
-from rwml_trainer.dataset.files import Filtered, Row, RowWriter, file_name, stream_rows
+from rwml.schema import Kind
+from rwml_trainer.dataset.files import Filtered, Row, RowWriter, file_name, kinds_of, stream_rows
 from rwml_trainer.dataset.rows import templates_of
 from rwml_trainer.dataset.splitting import hash_share
 from rwml_trainer.encoders import make_encoder, mark_encoder
@@ -23,6 +24,7 @@ from rwml_trainer.filtering.measuring import ProgressBar, measure
 from rwml_trainer.filtering.sampling import Sampler, make_sampler
 from rwml_trainer.filtering.thresholds import choose_tau_d, training_tau_d
 from rwml_trainer.recipes import Recipe
+from rwml_trainer.rewards import threshold_for
 
 
 class EasySampleFilter:
@@ -58,8 +60,17 @@ class EasySampleFilter:
         Raises:
             AdapterError: some rows could not be predicted; a second try goes on from there.
             DatasetError: nothing is left.
+            RecipeError: a kind of row has no threshold.
         """
         recipe = self._recipe
+        settings = recipe.filter
+        if isinstance(settings.tau_d, Mapping):
+            for kind in sorted(kinds_of(folder / file_name("train"))):
+                if kind not in settings.tau_d:  # known before anything is predicted
+                    raise RecipeError(
+                        f"filter.tau_d has no threshold for kind {kind!r}, which training rows "
+                        f"are of: add filter.tau_d.{kind}"
+                    )
         sampler = self._sampler or make_sampler(
             recipe, folder, tokenizer=self._tokenizer, templates=templates_of(recipe.data)
         )
@@ -73,11 +84,9 @@ class EasySampleFilter:
                 progress=self._progress,
             )
         ]
-        settings = recipe.filter
-        is_calibrated = not isinstance(settings.tau_d, float)
         tau_d = (
             choose_tau_d(criticals, wanted=settings.easy_share)
-            if not isinstance(settings.tau_d, float)
+            if settings.tau_d == "calibrated"
             else settings.tau_d
         )
         easy, kept = self._rewrite(folder / file_name("train"), criticals, tau_d, on_drop)
@@ -89,8 +98,12 @@ class EasySampleFilter:
         return Filtered(
             recipe=settings,
             tau_d=tau_d,
-            training_tau_d=training_tau_d(tau_d),
-            is_calibrated=is_calibrated,
+            training_tau_d=(
+                {kind: training_tau_d(value) for kind, value in tau_d.items()}
+                if isinstance(tau_d, dict)
+                else training_tau_d(tau_d)
+            ),
+            is_calibrated=settings.tau_d == "calibrated",
             encoder=self._mark,
             rows=len(criticals),
             easy=easy,
@@ -98,12 +111,16 @@ class EasySampleFilter:
         )
 
     def _rewrite(
-        self, path: Path, criticals: list[float], tau_d: float, on_drop: Callable[[Row], None]
+        self,
+        path: Path,
+        criticals: list[float],
+        tau_d: float | Mapping[Kind, float],
+        on_drop: Callable[[Row], None],
     ) -> tuple[int, int]:
         easy = kept = 0
         with whole_file(path, mode=0o666) as temporary, RowWriter(temporary) as writer:
             for row, critical in zip(stream_rows(path), criticals, strict=True):
-                if critical < tau_d:
+                if critical < threshold_for(tau_d, row["kind"]):
                     easy += 1
                     if (
                         hash_share(f"keep/{self._recipe.seed}/{row['id']}")

@@ -5,7 +5,6 @@ Predictions are made in small parts and kept at once, so that an interruption co
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from rwml_trainer.dataset.splitting import hash_share
 from rwml_trainer.filtering.attempts import Attempts, sample_key
 from rwml_trainer.filtering.sampling import Sampler, filter_folder
 from rwml_trainer.filtering.thresholds import critical_gap
+from rwml_trainer.generation import sampling_seed
 from rwml_trainer.recipes import Recipe
 
 PART_ROWS = 64
@@ -95,7 +95,7 @@ def _predict(
     if new:
         new_keys = list(new)
         seeds = [
-            [_seed(recipe.seed, key, number) for number in range(recipe.filter.attempts)]
+            [sampling_seed(recipe.seed, key.hex(), n) for n in range(recipe.filter.attempts)]
             for key in new_keys
         ]
 
@@ -141,8 +141,3 @@ def _parts(rows: Iterator[Row]) -> Iterator[tuple[Row, ...]]:
             part = []
     if part:
         yield tuple(part)
-
-
-def _seed(seed: int, sample: bytes, number: int) -> int:
-    digest = hashlib.sha256(f"{seed}/{sample.hex()}/{number}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")

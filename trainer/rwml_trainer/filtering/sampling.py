@@ -19,6 +19,7 @@ from rwml.prompts import Templates
 from rwml_trainer.asking import Asker
 from rwml_trainer.dataset.files import Row, file_name, sft_row, stream_rows
 from rwml_trainer.models import (
+    best_device,
     cache_folder,
     load_model,
     load_tokenizer,
@@ -147,18 +148,16 @@ class TunedSampler:
         )
 
     def _load(self) -> Any:
-        import torch
-
         lora = filter_folder(self.key) / "lora_adapter"
         if not lora.is_dir():
             self._tune(lora)
         model = load_model(self._base, lora=lora, dtype=self._recipe.dtype).merge_and_unload()
-        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        return model.to(best_device()).eval()
 
     def _tune(self, lora: Path) -> None:
         from transformers import set_seed
 
-        from rwml_trainer.training import fresh_lora, save_whole
+        from rwml_trainer.training import fresh_lora
         from rwml_trainer.warm_start import warm_start
 
         settings = self._recipe.filter
@@ -180,11 +179,11 @@ class TunedSampler:
             self._tokenizer,
             rows,
             recipe=recipe,
+            out=lora,
             scratch=work / ".scratch",
             metrics=work / "metrics.jsonl",
             checkpoints=work / "checkpoints",
         )
-        save_whole(model, lora)
         for leftover in (work / ".scratch", work / "checkpoints"):
             shutil.rmtree(leftover, ignore_errors=True)
 

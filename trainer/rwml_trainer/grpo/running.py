@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,17 @@ from transformers import PrinterCallback
 from trl.trainer.grpo_config import GRPOConfig
 
 from rwml.cli.output import say
-from rwml.errors import DatasetError, UsageError
+from rwml.errors import DatasetError
 from rwml_trainer.checkpoints import newest_whole
 from rwml_trainer.dataset import Row
 from rwml_trainer.grpo.trainer import WorldModelTrainer
 from rwml_trainer.metrics import watched
+from rwml_trainer.processes import is_first, on_first, process_count
 from rwml_trainer.recipes import Recipe
 from rwml_trainer.resuming import saving
 from rwml_trainer.rewards import NextStateScore, logged_reward
+from rwml_trainer.saving import save_trained
+from rwml_trainer.vllm import vllm_settings
 
 
 def run_grpo(
@@ -31,17 +33,19 @@ def run_grpo(
     reward: NextStateScore,
     *,
     recipe: Recipe,
+    out: Path,
     scratch: Path,
     metrics: Path,
     checkpoints: Path,
 ) -> list[float | None]:
-    """Trains a model by GRPO.
+    """Trains a model by GRPO, and saves what was trained.
 
     Args:
         model: a `PeftModel` with a trainable LoRA adapter, or a whole model; changed in place.
         rows: training rows.
         reward: scores the completions.
         recipe: its ``grpo`` section decides.
+        out: folder of the weights.
         scratch: folder that the trainer may write to.
         metrics: file to which one line per step is added.
         checkpoints: folder of the checkpoints; the newest whole one there is gone on from.
@@ -59,22 +63,24 @@ def run_grpo(
             f"{recipe.grpo.prompts_per_step} prompts: build a larger one, or set "
             f"grpo.prompts_per_step"
         )
-    done, checkpoint = newest_whole(checkpoints, report=say) or (0, None)
+    args = grpo_config(recipe, scratch)
+    done, checkpoint = on_first(lambda: newest_whole(checkpoints, report=say)) or (0, None)
     with watched(metrics, stage="grpo", label="grpo", steps=recipe.grpo.steps, done=done) as watch:
         trainer = WorldModelTrainer(
             model=model,
             reward_funcs=logged_reward(reward, recipe.guards),
-            args=grpo_config(recipe, scratch),
+            args=args,
             train_dataset=Dataset.from_list([dict(row) for row in rows]),
             processing_class=tokenizer,
             callbacks=[watch],
             checkpoints=checkpoints,
             shared_prefix=recipe.grpo.shared_prefix,
-            report=say,
+            report=say if is_first() else lambda reason: None,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         trainer.give_back()
+        save_trained(trainer, out)
     return rewards_by_step(trainer.state.log_history)
 
 
@@ -97,18 +103,11 @@ def grpo_config(recipe: Recipe, scratch: Path) -> GRPOConfig:
         UsageError: the step cannot be shared among this many processes.
     """
     settings = recipe.grpo
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    accumulated, rest = divmod(settings.prompts_per_step, settings.groups_per_pass * processes)
-    if rest:
-        raise UsageError(
-            f"grpo.prompts_per_step ({settings.prompts_per_step}) must be a multiple of "
-            f"grpo.groups_per_pass times the processes ({settings.groups_per_pass} x {processes})"
-        )
     return GRPOConfig(
         output_dir=str(scratch),
         max_steps=settings.steps,
         per_device_train_batch_size=settings.group_size * settings.groups_per_pass,
-        gradient_accumulation_steps=accumulated,
+        gradient_accumulation_steps=settings.accumulated(process_count()),
         num_generations=settings.group_size,
         num_iterations=settings.num_iterations,
         learning_rate=settings.learning_rate,
@@ -128,5 +127,6 @@ def grpo_config(recipe: Recipe, scratch: Path) -> GRPOConfig:
         report_to=[],
         disable_tqdm=True,
         seed=recipe.seed,
+        **vllm_settings(recipe),
         **saving(settings.save_steps),
     )

@@ -56,7 +56,9 @@ class SharedPrefixTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         self._report = report
         self.shares_prefix: bool | None = None if shared_prefix else False
-        if shared_prefix:
+        if shared_prefix and self.is_deepspeed_enabled:
+            self._fall_back("packed rows are not tested with DeepSpeed")
+        elif shared_prefix:
             reasons = [packing.install(model) for model in self._transformers()]
             for reason in filter(None, reasons[:1]):
                 self._fall_back(reason)
@@ -72,6 +74,8 @@ class SharedPrefixTrainer(GRPOTrainer):
             return super()._prepare_inputs(generation_batch)
         if self.shares_prefix is None:
             self._probe()
+            if not self._all_share() and self.shares_prefix:
+                self._fall_back("another process cannot run packed rows")
         if not self.shares_prefix:
             return super()._prepare_inputs(generation_batch)
         steps = int(self.args.steps_per_generation or 1)
@@ -186,6 +190,11 @@ class SharedPrefixTrainer(GRPOTrainer):
             return self._fall_back("its layers look back a window that they do not tell")
         self.shares_prefix = True
         return None
+
+    def _all_share(self) -> bool:
+        """Whether every process may pack: one that does not sees other batches."""
+        mine = torch.tensor([int(bool(self.shares_prefix))], device=self.accelerator.device)
+        return all(torch.as_tensor(self.accelerator.gather(mine)).tolist())
 
     def _fall_back(self, reason: str) -> None:
         self.shares_prefix = False

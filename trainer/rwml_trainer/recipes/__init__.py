@@ -3,6 +3,7 @@
 from rwml_trainer.recipes.loading import (
     Resolved,
     load_recipe,
+    origins_after,
     origins_of,
     recipe_names,
     resolve_recipe,
@@ -35,6 +36,7 @@ __all__ = [
     "RolloutRecipe",
     "WarmStartRecipe",
     "load_recipe",
+    "origins_after",
     "origins_of",
     "recipe_names",
     "resolve_recipe",

@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from rwml.errors import RecipeError
-from rwml_trainer.recipes.schema import ORIGIN, Recipe
+from rwml_trainer.recipes.fields import ORIGIN
+from rwml_trainer.recipes.schema import Recipe
 
 _FOLDER = Path(__file__).parent
 _WITH_ORIGIN = {"value", "from"}
@@ -76,10 +77,14 @@ def resolve_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Res
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise RecipeError(f"{path}: {_explain(error)}") from error
-    origins = {key: str(path) for key, _ in _flat(values)} | told
+    in_file = {key for key, _ in _flat(values)}
     defaults = origins_of(Recipe)
-    keys = [key for key, _ in _flat(recipe.model_dump(mode="json"))]
-    return Resolved(recipe, {key: origins.get(key) or defaults[key] for key in keys})
+
+    def origin(key: str) -> str:
+        whole = key.rpartition(".")[0]  # of a table that is one setting
+        return told.get(key) or told.get(whole) or (str(path) if key in in_file else defaults[key])
+
+    return Resolved(recipe, {key: origin(key) for key, _ in _flat(recipe.model_dump(mode="json"))})
 
 
 def origins_of(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
@@ -99,6 +104,24 @@ def origins_of(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
         elif not field.is_required():
             raise RecipeError(f"the default of {key} has no origin: make it with setting()")
     return found
+
+
+def origins_after(origins: Mapping[str, str], before: Recipe, after: Recipe) -> dict[str, str]:
+    """Origins of a recipe's values after some were filled in from a dataset.
+
+    Args:
+        origins: of the values of `before`; empty where they are not known.
+        before: the recipe as it was asked for.
+        after: the recipe as it is run.
+    """
+    if not origins:
+        return {}
+    asked = dict(_flat(before.model_dump(mode="json")))
+    settled = _flat(after.model_dump(mode="json"))
+    return {
+        key: origins.get(key, "ours") if key in asked and asked[key] == value else "the dataset"
+        for key, value in settled
+    }
 
 
 def _read(name: str) -> tuple[dict[str, Any], dict[str, str], Path]:
@@ -124,9 +147,10 @@ def _read(name: str) -> tuple[dict[str, Any], dict[str, str], Path]:
 
 def _read_snapshot(path: Path) -> tuple[dict[str, Any], dict[str, str], Path]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))["recipe"]
-        return dict(values), {}, path
-    except (ValueError, KeyError, TypeError) as error:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        origins = told.get("origins", {})
+        return dict(told["recipe"]), {str(k): str(v) for k, v in origins.items()}, path
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecipeError(f"{path} holds no recipe: name another run") from error
 
 

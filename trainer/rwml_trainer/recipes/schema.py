@@ -6,30 +6,18 @@ read that with `origins_of`; a default without an origin fails a test.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import field_validator, model_validator
 
+from rwml.errors import UsageError
 from rwml.prompts import Profile
 from rwml.prompts.settings import HISTORY, MAX_PROMPT_TOKENS
-
-ORIGIN = "origin"
-"""Key of a field's ``json_schema_extra`` under which the origin of its default stands."""
-
-Threshold = Annotated[float, Field(gt=0, le=2)] | Literal["calibrated"]
-"""A threshold of the gap, or "calibrated": found from the data by `rwml_trainer.calibration`."""
+from rwml_trainer.recipes.fields import Section, Threshold, setting
 
 
-def setting(default: Any, origin: str, **limits: Any) -> Any:
-    """A field with a default and where that comes from."""
-    return Field(default=default, json_schema_extra={ORIGIN: origin}, **limits)
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RolloutRecipe(_Section):
+class RolloutRecipe(Section):
     """How the target model is rolled out (sec. 2.2): what ``rwml record`` is to be called with.
 
     Building and training do not read it; it is kept so that the whole setting stands in one place.
@@ -45,7 +33,7 @@ class RolloutRecipe(_Section):
     max_steps: int = setting(30, "app. B.1", ge=1)
 
 
-class DataRecipe(_Section):
+class DataRecipe(Section):
     """How transitions become examples.
 
     Attributes:
@@ -87,7 +75,7 @@ class DataRecipe(_Section):
         return self.held_out_share + by_task
 
 
-class FilterRecipe(_Section):
+class FilterRecipe(Section):
     """How samples that are too easy are found and dropped (sec. 2.2, eq. 1).
 
     Attributes:
@@ -102,7 +90,7 @@ class FilterRecipe(_Section):
         temperature: of the predictions.
         max_new_tokens: longest prediction.
         batch_size: predictions generated at once.
-        tau_d: threshold of the gap at the data stage.
+        tau_d: threshold of the gap at the data stage, one or by kind.
         easy_share: share of samples that should count as easy, where tau_d is calibrated.
         tau_easy: a sample whose mean reward is above it is easy.
         keep: p, share of easy samples that is kept.
@@ -138,7 +126,7 @@ class FilterRecipe(_Section):
         return self
 
 
-class RewardRecipe(_Section):
+class RewardRecipe(Section):
     """The composite sim-to-real reward.
 
     Attributes:
@@ -148,7 +136,8 @@ class RewardRecipe(_Section):
         encoder_url: OpenAI-compatible endpoint that serves the encoder; None for a local one.
         encoder_key_env: variable that holds the endpoint's key.
         encoder_batch_size: texts of one forward pass or request.
-        tau_d: threshold of the gap while training; ``calibrated`` for what the dataset says.
+        tau_d: threshold of the gap while training, one or by kind; ``calibrated`` for what the
+            dataset says.
         round_to: step of the ROUGE rounding.
         judge: model that LiteLLM knows.
         judge_url: of an endpoint of one's own.
@@ -169,7 +158,7 @@ class RewardRecipe(_Section):
     judge_key_env: str | None = setting(None, "ours")
 
 
-class GuardRecipe(_Section):
+class GuardRecipe(Section):
     """Thresholds at which a training that games its reward is stopped (ours).
 
     Each is compared with the mean of the last `window` steps; None to log only.
@@ -189,7 +178,7 @@ class GuardRecipe(_Section):
     length_ratio: float | None = setting(5.0, "ours", gt=1)
 
 
-class LoraRecipe(_Section):
+class LoraRecipe(Section):
     """LoRA weights (the paper trains all weights).
 
     Attributes:
@@ -203,7 +192,7 @@ class LoraRecipe(_Section):
     targets: Literal["all-linear"] | tuple[str, ...] = setting("all-linear", "ours")
 
 
-class WarmStartRecipe(_Section):
+class WarmStartRecipe(Section):
     """A short WM SFT before GRPO (ours; for models too small to follow the tag format).
 
     Attributes:
@@ -228,8 +217,23 @@ class WarmStartRecipe(_Section):
             raise ValueError("batch_size must be a multiple of micro_batch_size")
         return self
 
+    def accumulated(self, processes: int) -> int:
+        """Forward passes that each of the processes accumulates in a step.
 
-class GrpoRecipe(_Section):
+        Raises:
+            UsageError: the step cannot be shared among this many processes.
+        """
+        accumulated, rest = divmod(self.batch_size, self.micro_batch_size * processes)
+        if rest:
+            raise UsageError(
+                f"warm_start.batch_size ({self.batch_size}) must be a multiple of "
+                f"warm_start.micro_batch_size times the processes "
+                f"({self.micro_batch_size} x {processes})"
+            )
+        return accumulated
+
+
+class GrpoRecipe(Section):
     """GRPO as in sec. 2.3.
 
     Attributes:
@@ -275,8 +279,22 @@ class GrpoRecipe(_Section):
             )
         return self
 
+    def accumulated(self, processes: int) -> int:
+        """Forward passes that each of the processes accumulates in a step.
 
-class ComputeRecipe(_Section):
+        Raises:
+            UsageError: the step cannot be shared among this many processes.
+        """
+        accumulated, rest = divmod(self.prompts_per_step, self.groups_per_pass * processes)
+        if rest:
+            raise UsageError(
+                f"grpo.prompts_per_step ({self.prompts_per_step}) must be a multiple of "
+                f"grpo.groups_per_pass times the processes ({self.groups_per_pass} x {processes})"
+            )
+        return accumulated
+
+
+class ComputeRecipe(Section):
     """What a run is meant to run on: ``rwml train --plan`` reckons with it (ours).
 
     Attributes:
@@ -284,6 +302,7 @@ class ComputeRecipe(_Section):
         gpu_memory_gib: of each GPU.
         sharding: how weights and optimiser are spread over GPUs.
         generation: what generates completions.
+        vllm_url: where vLLM answers (server).
         vllm_gpus: of `gpus`, those that vLLM has for itself (server).
         vllm_tensor_parallel: GPUs that one vLLM copy is spread over.
         vllm_gpu_memory_utilization: share of a GPU's memory that vLLM takes.
@@ -295,9 +314,23 @@ class ComputeRecipe(_Section):
     generation: Literal["transformers", "vllm-server", "vllm-colocate"] = setting(
         "transformers", "ours"
     )
+    vllm_url: str = setting("http://127.0.0.1:8000", "ours: vLLM's own port, on loopback")
     vllm_gpus: int = setting(0, "ours", ge=0)
     vllm_tensor_parallel: int = setting(1, "ours", ge=1)
     vllm_gpu_memory_utilization: float = setting(0.9, "ours", gt=0, lt=1)
+
+    @property
+    def processes(self) -> int:
+        """Processes that train: one for each GPU that vLLM does not have for itself."""
+        return max(1, self.gpus - self.vllm_gpus)
+
+    @field_validator("vllm_url")
+    @classmethod
+    def _is_a_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("a URL looks like http://127.0.0.1:8000")
+        return url
 
     @model_validator(mode="after")
     def _some_gpu_trains(self) -> ComputeRecipe:
@@ -307,24 +340,30 @@ class ComputeRecipe(_Section):
             raise ValueError(f"{self.vllm_gpus} GPUs for vLLM leave none of {self.gpus} to train")
         if self.vllm_gpus % self.vllm_tensor_parallel:
             raise ValueError("vllm_gpus must be a multiple of vllm_tensor_parallel")
+        if self.generation == "vllm-colocate" and self.processes % self.vllm_tensor_parallel:
+            raise ValueError("vllm_tensor_parallel must divide the GPUs that train (colocate)")
         return self
 
 
-class EvaluationRecipe(_Section):
+class EvaluationRecipe(Section):
     """How held-out rows are predicted (ours).
 
     Attributes:
         rows: at most so many held-out rows, spread over tasks.
+        seeds: sampled predictions of each row, one per seed; 0 for one greedy prediction.
+        temperature: of the sampled ones.
         max_new_tokens: longest prediction.
-        batch_size: prompts generated at once.
+        batch_size: predictions generated at once.
     """
 
     rows: int = setting(256, "ours", ge=1)
+    seeds: int = setting(0, "ours: greedy", ge=0)
+    temperature: float = setting(1.0, "ours: as in training", gt=0)
     max_new_tokens: int = setting(1_024, "ours", ge=1)
     batch_size: int = setting(8, "ours", ge=1)
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A complete training setting.
 
     Attributes:

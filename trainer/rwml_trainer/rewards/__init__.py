@@ -1,7 +1,7 @@
 """Sim-to-real rewards as TRL reward functions (RWML sec. 2.2, app. C.1, app. D)."""
 
 from rwml_trainer.rewards.composite import NextStateReward
-from rwml_trainer.rewards.embedding import EmbeddingReward
+from rwml_trainer.rewards.embedding import EmbeddingReward, threshold_for
 from rwml_trainer.rewards.hacks import HackDetectors
 from rwml_trainer.rewards.judge import ExactReward, JudgeReward
 from rwml_trainer.rewards.logged import logged_reward
@@ -31,4 +31,5 @@ __all__ = [
     "make_reward",
     "make_training_reward",
     "round_ties_up",
+    "threshold_for",
 ]

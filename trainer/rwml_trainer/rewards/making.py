@@ -18,7 +18,7 @@ def make_reward(recipe: RewardRecipe) -> NextStateReward:
     Raises:
         RewardError: its threshold is to be calibrated, and no dataset has said to what.
     """
-    if not isinstance(recipe.tau_d, float):
+    if recipe.tau_d == "calibrated":
         raise RewardError("reward.tau_d is 'calibrated': set it to what 'rwml calibrate' finds")
     return NextStateReward(
         encoder=make_encoder(recipe), tau_d=recipe.tau_d, round_to=recipe.round_to
