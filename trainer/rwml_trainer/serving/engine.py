@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from rwml_trainer.serving.capabilities import EngineName
 from rwml_trainer.serving.process import ServerProcess, free_port, python, wait_for_completion
 
 HOST = "127.0.0.1"
@@ -36,13 +37,13 @@ class Engine:
     """A started engine.
 
     Attributes:
-        name: its kind, such as ``transformers``.
+        name: its kind.
         url: OpenAI-compatible base URL, ending in ``/v1``; it asks for no key.
         model: what it calls its model.
         process: its process; stop it with `ServerProcess.stop`.
     """
 
-    name: str
+    name: EngineName
     url: str
     model: str
     process: ServerProcess
@@ -59,8 +60,9 @@ def start_transformers(model_folder: Path, work: Path) -> Engine:
 
     Args:
         model_folder: config, safetensors, tokenizer with a chat template.
-        work: folder for its log, the link to the model and an empty hub cache.
+        work: folder for its log, the link to the model and an empty hub cache; made if missing.
     """
+    work.mkdir(parents=True, exist_ok=True, mode=0o700)
     hub_cache = work / "hub"
     hub_cache.mkdir(exist_ok=True)
     link = work / MODEL_LINK
