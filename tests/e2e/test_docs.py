@@ -6,6 +6,8 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from rwml.testing import make_trajectory
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 NEED_GAMES = ("alfworld",)
+NEED_RUNS = ("serving",)
+STARTS_SERVER = re.compile(r"rwml serve runs/(?!.*--print-litellm-config)")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
@@ -27,7 +31,7 @@ def commands(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_of_a_page_runs(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
@@ -42,15 +46,41 @@ def test_every_command_of_a_page_runs(
         (tmp_path / module.name).write_bytes(module.read_bytes())
     log = ROOT / "tests/data/ingest/openinference.jsonl.gz"
     (tmp_path / "traces.jsonl").write_bytes(gzip.decompress(log.read_bytes()))
-    for command in commands(page):
-        done = subprocess.run(
-            [sys.executable, "-m", "rwml", *shlex.split(command)[1:]],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    if page.stem in NEED_RUNS:
+        make_runs(tmp_path, request.getfixturevalue("tiny_model"))
+    with ExitStack() as stack:
+        for command in commands(page):
+            words = [sys.executable, "-m", "rwml", *shlex.split(command)[1:]]
+            if STARTS_SERVER.match(command):
+                stack.enter_context(running_server(words))
+                continue
+            done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def make_runs(folder: Path, base: Path) -> None:
+    from rwml_trainer.testing import make_tiny_run
+
+    for seed, name in enumerate(("first", "second")):
+        make_tiny_run(folder / "runs" / name, base, name=name, seed=seed)
+
+
+@contextmanager
+def running_server(words: list[str]) -> Iterator[None]:
+    """A server on a free port, until the page ends; it must end well."""
+    if "--port" in words:
+        words[words.index("--port") + 1] = "0"
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert " at http://127.0.0.1:" in process.stdout.readline()
+            yield
+        finally:
+            process.terminate()
+            _, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)

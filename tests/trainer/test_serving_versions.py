@@ -188,22 +188,22 @@ def test_traffic_is_recorded_with_its_version_and_tenant(server: Server) -> None
     assert trajectory.metadata["tenant"] == "session"
 
 
-def test_the_end_cuts_no_stream_off_and_records_all(models: Path, tmp_path: Path) -> None:
-    store = f"sqlite:///{tmp_path / 'traffic.db'}"
-    with serving(models / "one", tmp_path / "out", store=store) as served:
-        server = Server(served, store, [])
-        with ThreadPoolExecutor(STREAMS) as pool:
-            streams = [pool.submit(_stream, served, f"s{n}") for n in range(STREAMS)]
-            until(lambda: server.in_flight("world@1") == STREAMS)
-            os.kill(served.gateway.process.pid, signal.SIGTERM)
-            until(lambda: ask(served).status_code == 503)
-            assert reason(ask(served)) == "shutting_down"
-            server.gate("world@1").touch()
-            told = {stream.result() for stream in streams}
-        served.gateway.process.wait(30)
-        assert served.gateway.process.how_it_ended == "exit code 0"
+def test_the_end_cuts_no_stream_off_and_records_all(server: Server) -> None:
+    """The last test: the gateway is gone after it."""
+    served, gateway = server.served, server.served.gateway.process
+    version = server.registry.read().aliases["world"].current
+    with ThreadPoolExecutor(STREAMS) as pool:
+        streams = [pool.submit(_stream, served, f"s{n}") for n in range(STREAMS)]
+        until(lambda: server.in_flight(version) == STREAMS)
+        os.kill(gateway.pid, signal.SIGTERM)
+        until(lambda: ask(served).status_code == 503)
+        assert reason(ask(served)) == "shutting_down"
+        server.gate(version).touch()
+        told = {stream.result() for stream in streams}
+    gateway.wait(30)
+    assert gateway.how_it_ended == "exit code 0"
     assert told == {"".join(f"{n} " for n in range(PIECES)) + text_of("one")}
-    with open_store(store, create=False) as opened:
+    with open_store(server.store, create=False) as opened:
         threads = {t.metadata.get("thread_id") for t in opened.trajectories()}
     assert {f"s{n}" for n in range(STREAMS)} <= threads
 
