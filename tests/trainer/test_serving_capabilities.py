@@ -1,5 +1,7 @@
 """What an engine cannot do is refused, and what asks for nothing is left out."""
 
+from typing import Any
+
 import pytest
 
 pytest.importorskip("transformers")
@@ -7,7 +9,7 @@ pytest.importorskip("transformers")
 from rwml_trainer.serving.capabilities import CANNOT, can_do, fit
 from rwml_trainer.serving.request_body import FIELDS, BadRequestError
 
-MESSAGES = [{"role": "user", "content": "hi"}]
+MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
 # The engine ignores these; LiteLLM, in front of it, does not.
 LITELLMS_OWN = {"stream_options", "user"}

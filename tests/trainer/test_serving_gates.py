@@ -252,7 +252,8 @@ def test_hostile_requests_open_no_file_outside_the_registry(
     for name in (*HOSTILE_NAMES, str(canary)):
         assert ask(served, model=name).status_code == 400
     for field in ("api_base", "callbacks", "model_list", "config", "file", "prompt_id"):
-        assert ask(served, **{field: str(canary)}).status_code == 400
+        fields: dict[str, Any] = {field: str(canary)}
+        assert ask(served, **fields).status_code == 400
     for path in ("/v1/models/../keys.json", "/v1/files/%2fetc%2fpasswd", "/..%2f..%2fetc/passwd"):
         assert send_raw(served, _get(served, path)).split(b" ")[1] in (b"400", b"404")
     assert text(ask(served, content=f"{{% include '{canary}' %}}"))

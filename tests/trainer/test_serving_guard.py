@@ -447,11 +447,14 @@ def test_a_client_that_does_not_read_is_given_up():
         await asyncio.Event().wait()
 
     guard = make_guard(app, send_timeout_s=0.01)
-    scope = {"type": "http", "method": "GET", "path": "/models"}
-    scope["headers"] = [(b"host", HOST.encode()), (b"authorization", f"Bearer {KEY}".encode())]
+    headers = [(b"host", HOST.encode()), (b"authorization", f"Bearer {KEY}".encode())]
+    scope = {"type": "http", "method": "GET", "path": "/models", "headers": headers}
+
+    async def nothing():
+        return {"type": "http.request"}
 
     async def run():
-        await guard(scope, asyncio.Event().wait, never)
+        await guard(scope, nothing, never)
 
     with pytest.raises(TimeoutError):
         asyncio.run(run())

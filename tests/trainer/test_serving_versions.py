@@ -192,6 +192,7 @@ def test_the_end_cuts_no_stream_off_and_records_all(server: Server) -> None:
     """The last test: the gateway is gone after it."""
     served, gateway = server.served, server.served.gateway.process
     version = server.registry.read().aliases["world"].current
+    server.gate(version).unlink(missing_ok=True)
     with ThreadPoolExecutor(STREAMS) as pool:
         streams = [pool.submit(_stream, served, f"s{n}") for n in range(STREAMS)]
         until(lambda: server.in_flight(version) == STREAMS)
@@ -204,7 +205,7 @@ def test_the_end_cuts_no_stream_off_and_records_all(server: Server) -> None:
     assert gateway.how_it_ended == "exit code 0"
     assert told == {"".join(f"{n} " for n in range(PIECES)) + text_of("one")}
     with open_store(server.store, create=False) as opened:
-        threads = {t.metadata.get("thread_id") for t in opened.trajectories()}
+        threads = {str(t.metadata.get("thread_id")) for t in opened.trajectories()}
     assert {f"s{n}" for n in range(STREAMS)} <= threads
 
 

@@ -82,11 +82,12 @@ def can_do(engine: EngineName) -> frozenset[str]:
 
 def _as_floats(value: JsonValue) -> dict[str, JsonValue]:
     """A logit bias as this engine wants it: it fails on whole numbers, which OpenAI's has."""
-    if not isinstance(value, dict) or not all(
-        token.isdigit() and type(bias) in (int, float) for token, bias in value.items()
-    ):
-        raise BadRequestError("'logit_bias' must map token ids to numbers", "logit_bias")
-    return {token: float(bias) for token, bias in value.items()}
+    biases: dict[str, JsonValue] = {}
+    for token, bias in value.items() if isinstance(value, dict) else [("", None)]:
+        if not token.isdigit() or isinstance(bias, bool) or not isinstance(bias, int | float):
+            raise BadRequestError("'logit_bias' must map token ids to numbers", "logit_bias")
+        biases[token] = float(bias)
+    return biases
 
 
 def _is_one_of(value: JsonValue, allowed: tuple[JsonValue, ...]) -> bool:

@@ -26,6 +26,7 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "PYTHONUNBUFFERED": "1",
+    "PYTHONFAULTHANDLER": "1",  # a crash of native code says in the log where
 }
 # On CPU, threads that wait by spinning take the cores from the gateway and from anyone else: with
 # both cores of a small machine busy, 20 tokens of SmolLM2 took 11 to 19 s so, 1.3 s like this.

@@ -43,6 +43,7 @@ SETTINGS = {
     "NO_REDOC": "True",
     "DO_NOT_TRACK": "1",
     "PYTHONUNBUFFERED": "1",
+    "PYTHONFAULTHANDLER": "1",  # a crash of native code says in the log where
 }
 
 

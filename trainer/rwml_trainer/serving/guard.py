@@ -260,12 +260,13 @@ class _Answer:
             headers = message.get("headers", [])
             kept = [pair for pair in headers if not pair[0].lower().startswith(HIDDEN_HEADERS)]
             message = {**message, "headers": kept}
-        if self._failed is None:
+        failed = self._failed
+        if failed is None:
             await self._send(message)
             return
-        self._failed += message.get("body", b"")
+        failed += message.get("body", b"")
         if not message.get("more_body", False):
-            await _refuse(self._send, _engine_failure(self._failed))
+            await _refuse(self._send, _engine_failure(failed))
 
 
 def _engine_failure(body: bytearray) -> RefusalError:
