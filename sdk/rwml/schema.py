@@ -336,6 +336,7 @@ class Trajectory(Frozen):
                 kind=step.kind,
                 status=step.status,
                 model=step.model,
+                started_at=step.started_at,
                 tools=self.tools,
                 metadata=self.metadata,
                 step_metadata=step.metadata,
@@ -350,6 +351,8 @@ class Transition(Frozen):
         context: ``s<=t``: initial messages, then the last H turns.
         action: ``a_t``.
         next_state: ``s_t+1``; results of parallel calls in the order of ``tool_calls``.
+        model: that chose the action, as whoever recorded it says.
+        started_at: when it was asked, in UTC.
         metadata: of the trajectory.
         step_metadata: of the step.
     """
@@ -366,6 +369,7 @@ class Transition(Frozen):
     kind: Kind
     status: StepStatus
     model: str | None = None
+    started_at: datetime | None = None
     tools: tuple[Tool, ...] = ()
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     step_metadata: dict[str, JsonValue] = Field(default_factory=dict)

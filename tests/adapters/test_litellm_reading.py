@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rwml.assemble import Hasher
 from rwml.schema import Message, ToolCall
 from rwml_adapters.litellm import anthropic_api
-from rwml_adapters.litellm.caller import read_caller
+from rwml_adapters.litellm.caller import read_caller, served_version
 from rwml_adapters.litellm.reading import Call, Skipped, read_call
 from rwml_adapters.litellm.responses_api import (
     Histories,
@@ -269,3 +269,16 @@ def test_the_proxys_word_about_a_caller_counts_more_than_the_requests() -> None:
     assert (caller.client_call.id, caller.client_call.store) == ("a", "0123456789abcdef")
     assert caller.scope != read_caller({"litellm_params": {"metadata": claimed}}).scope
     assert "secret" not in repr(caller)
+
+
+@pytest.mark.parametrize(
+    ("about", "version"),
+    [
+        ({"model_info": {"id": "1", "rwml_version": "world@3"}}, "world@3"),
+        ({"model_info": {"id": "1"}}, None),
+        ({"model_info": None}, None),
+        ({}, None),
+    ],
+)
+def test_a_gateway_of_ours_says_which_version_it_asked(about: Any, version: str | None) -> None:
+    assert served_version({"litellm_params": {"metadata": about}}) == version

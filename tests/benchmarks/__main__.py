@@ -16,6 +16,7 @@ from tests.benchmarks.pooling import alfworld_pool_2proc_vs_1
 from tests.benchmarks.reading import read_stream_mib
 from tests.benchmarks.recording import ingest_redacted_vs_sqlite3, ingest_rows_vs_sqlite3
 from tests.benchmarks.rewarding import reward_vs_encode, reward_vs_naive
+from tests.benchmarks.serving import gateway_added_ms_vs_plain_litellm, promote_dropped
 from tests.benchmarks.tau2 import record_overhead_share, tau2_task_vs_stock
 from tests.benchmarks.training import grpo_full_step_vs_trl, grpo_step_vs_trl, train_peak_mib
 
@@ -38,6 +39,8 @@ BENCHMARKS = (
     alfworld_pool_2proc_vs_1,
     tau2_task_vs_stock,
     record_overhead_share,
+    gateway_added_ms_vs_plain_litellm,
+    promote_dropped,
     grpo_step_vs_trl,
     grpo_full_step_vs_trl,
     train_peak_mib,

@@ -6,6 +6,8 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,8 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 NEED_GAMES = ("alfworld",)
 ENDPOINT = re.compile(r"http://127\.0\.0\.1:\d+/v1")
 """Where the pages have models and encoders; a scripted server stands in for them."""
+NEED_RUNS = ("serving",)
+STARTS_SERVER = re.compile(r"rwml serve runs/(?!.*--print-litellm-config)")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
@@ -30,7 +34,7 @@ def commands(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_of_a_page_runs(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
@@ -45,17 +49,45 @@ def test_every_command_of_a_page_runs(
         (tmp_path / module.name).write_bytes(module.read_bytes())
     log = ROOT / "tests/data/ingest/openinference.jsonl.gz"
     (tmp_path / "traces.jsonl").write_bytes(gzip.decompress(log.read_bytes()))
-    with OpenAIServer(answer=lambda body: format_label("Error: not found")) as server:
+    if page.stem in NEED_RUNS:
+        make_runs(tmp_path, request.getfixturevalue("tiny_model"))
+    with ExitStack() as stack:
+        asked = stack.enter_context(
+            OpenAIServer(answer=lambda body: format_label("Error: not found"))
+        )
         for command in commands(page):
-            words = shlex.split(ENDPOINT.sub(server.url, command))
-            done = subprocess.run(
-                [sys.executable, "-m", "rwml", *words[1:]],
-                capture_output=True,
-                text=True,
-                timeout=120,
-                check=False,
-            )
+            words = shlex.split(ENDPOINT.sub(asked.url, command))
+            words = [sys.executable, "-m", "rwml", *words[1:]]
+            if STARTS_SERVER.match(command):
+                stack.enter_context(running_server(words))
+                continue
+            done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def make_runs(folder: Path, base: Path) -> None:
+    from rwml_trainer.testing import make_tiny_run
+
+    for seed, name in enumerate(("first", "second")):
+        make_tiny_run(folder / "runs" / name, base, name=name, seed=seed)
+
+
+@contextmanager
+def running_server(words: list[str]) -> Iterator[None]:
+    """A server on a free port, until the page ends; it must end well."""
+    if "--port" in words:
+        words[words.index("--port") + 1] = "0"
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert " at http://127.0.0.1:" in process.stdout.readline()
+            yield
+        finally:
+            process.terminate()
+            _, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)

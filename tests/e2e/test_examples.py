@@ -12,7 +12,12 @@ EXAMPLES = sorted(Path(__file__).resolve().parents[2].glob("examples/*/run.py"))
 
 def test_there_are_examples() -> None:
     found = {path.parent.name for path in EXAMPLES}
-    assert {"custom_environment", "instrument_langgraph", "record_with_litellm_proxy"} <= found
+    assert found == {
+        "custom_environment",
+        "flywheel",
+        "instrument_langgraph",
+        "record_with_litellm_proxy",
+    }
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.parent.name)

@@ -87,6 +87,12 @@ def is_health_check(kwargs: Mapping[str, Any]) -> bool:
     return any(isinstance(each, list | tuple) and _HEALTH_CHECK in each for each in tags)
 
 
+def served_version(kwargs: Mapping[str, Any]) -> str | None:
+    """What `rwml serve` calls the model, ``NAME@STEP``: its engine knows it by another name."""
+    known = (_mapping(about.get("model_info")) for about in call_metadata(kwargs))
+    return next((text(each["rwml_version"]) for each in known if "rwml_version" in each), None)
+
+
 def text(value: object) -> str | None:
     """A value as text; None for nothing."""
     return None if value is None or value == "" else str(value)

@@ -13,7 +13,14 @@ from rwml.assemble import Completion
 from rwml.errors import SchemaError
 from rwml.schema import Message, Provenance, Tool, Usage
 from rwml_adapters.litellm import anthropic_api, responses_api
-from rwml_adapters.litellm.caller import Caller, call_metadata, is_health_check, read_caller, text
+from rwml_adapters.litellm.caller import (
+    Caller,
+    call_metadata,
+    is_health_check,
+    read_caller,
+    served_version,
+    text,
+)
 from rwml_adapters.litellm.responses_api import Histories, plain
 
 CHAT = ("completion", "acompletion")
@@ -151,7 +158,9 @@ def _request(
         messages=(),
         response=None,
         tools=_tools(kwargs),
-        model=text(getattr(response, "model", None)) or text(kwargs.get("model")),
+        model=served_version(kwargs)
+        or text(getattr(response, "model", None))
+        or text(kwargs.get("model")),
         usage=_usage(response),
         started_at=started_at,
         latency_s=(end_time.astimezone(UTC) - started_at).total_seconds(),

@@ -1,9 +1,10 @@
 """Builds the `rwml` program from entry points and maps errors to exit codes.
 
-Entry points of the group ``rwml.commands`` name a function; a dot in the name makes a group
-(``record.tau2`` is ``rwml record tau2``). So the sdk reaches no other package, and anybody can add
-a command; environments bring theirs (see `rwml.cli.environments`). Exit codes: 0 done, 1 checked
-and found wanting, 2 wrong usage or missing extra, 3 infrastructure.
+Entry points of the group ``rwml.commands`` name a function, or a `typer.Typer` with commands of
+its own; a dot in the name makes a group (``record.tau2`` is ``rwml record tau2``). So the sdk
+reaches no other package, and anybody can add a command; environments bring theirs (see
+`rwml.cli.environments`). Exit codes: 0 done, 1 checked and found wanting, 2 wrong usage or missing
+extra, 3 infrastructure.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ def build_app() -> typer.Typer:
         parent = groups[group] if group else app
         what = f"command {entry.name!r} ({entry.value})"
         command, settings = load_or_explain(what, entry.load)
+        if isinstance(command, typer.Typer):
+            parent.add_typer(command, name=name)
+            continue
         parent.command(name=name, context_settings=settings)(command)
     for group in sorted(ENVIRONMENT_GROUPS.keys() - groups.keys()):
         _add_group(app, group)

@@ -14,6 +14,8 @@ import typer
 from rwml.errors import MissingExtraError, RwmlError, UsageError
 
 Command = Callable[..., None]
+Loaded = Command | typer.Typer
+"""A command, or a group that has commands of its own."""
 
 
 def make_typer(text: str, **settings: Any) -> typer.Typer:
@@ -28,7 +30,7 @@ def make_typer(text: str, **settings: Any) -> typer.Typer:
     )
 
 
-def load_or_explain(what: str, load: Callable[[], Command]) -> tuple[Command, dict[str, Any]]:
+def load_or_explain(what: str, load: Callable[[], Loaded]) -> tuple[Loaded, dict[str, Any]]:
     """A command and its context settings; one that raises the reason where it cannot be loaded.
 
     Args:
@@ -51,8 +53,10 @@ def load_or_explain(what: str, load: Callable[[], Command]) -> tuple[Command, di
         return broken, {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-def as_click(command: Command, settings: dict[str, Any], *, name: str) -> Any:
+def as_click(command: Loaded, settings: dict[str, Any], *, name: str) -> Any:
     """The command of typer's own kind, outside any group."""
+    if isinstance(command, typer.Typer):
+        return typer.main.get_command(command)
     alone = make_typer("")
     alone.command(name=name, context_settings=settings)(command)
     return typer.main.get_command(alone)

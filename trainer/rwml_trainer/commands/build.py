@@ -28,6 +28,7 @@ from rwml_trainer.recipes import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from rwml_trainer.dataset import Manifest
+    from rwml_trainer.dataset.selecting import Selection
 
 REPORT = "report.json"
 RecipeOption = Annotated[str, typer.Option(help="Name of a shipped recipe, or a TOML file.")]
@@ -42,6 +43,12 @@ def build(
     recipe: RecipeOption = "demo",
     model: ModelOption = None,
     source: Annotated[str | None, typer.Option(help="Only this source (tau2:retail).")] = None,
+    from_model: Annotated[
+        str | None, typer.Option(help="Only actions of this model: NAME or NAME@STEP.")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only traffic of this tenant.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only actions from then on (ISO 8601).")] = None,
+    until: Annotated[str | None, typer.Option(help="Only actions before then.")] = None,
     profile: Annotated[Profile | None, typer.Option(help="Prompt profile.")] = None,
     history: Annotated[int | None, typer.Option(help="Earlier turns in the prompt.")] = None,
     encoder: Annotated[str | None, typer.Option(help="Encoder of filter and report.")] = None,
@@ -65,8 +72,15 @@ def build(
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: name a folder")
     filters = settings.filter.enabled and not no_filter
+    from rwml_trainer.dataset.selecting import Selection, read_moment
+
+    selection = Selection(
+        model=from_model, tenant=tenant, since=read_moment(since), until=read_moment(until)
+    )
     with open_store(store, create=False) as opened, stdout_to_stderr():
-        manifest, figures = _build(opened, out, settings, source, filters=filters, report=report)
+        manifest, figures = _build(
+            opened, out, settings, source, selection, filters=filters, report=report
+        )
     left_out = ", ".join(f"{n} {reason}" for reason, n in manifest.dropped.items() if n)
     train, validation = manifest.rows["train"], manifest.rows["validation"]
     held_out = manifest.rows["held_out"]
@@ -99,6 +113,7 @@ def _build(
     out: Path,
     settings: Recipe,
     source: str | None,
+    selection: Selection,
     *,
     filters: bool,
     report: bool,
@@ -128,6 +143,7 @@ def _build(
         recipe=settings,
         tokenizer=tokenizer,
         source=source,
+        selection=selection,
         watch=lambda rows: track(rows, label="build", total=total),
         easy_filter=easy_filter,
         report=predictability,

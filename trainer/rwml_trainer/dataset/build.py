@@ -31,6 +31,7 @@ from rwml_trainer.dataset.files import (
 )
 from rwml_trainer.dataset.report import Report
 from rwml_trainer.dataset.rows import REASONS, RowMaker, group_key
+from rwml_trainer.dataset.selecting import Selection
 from rwml_trainer.dataset.splitting import SPLITS, Split, SplitPlan, plan_split
 from rwml_trainer.models import template_sha256
 from rwml_trainer.recipes import Recipe
@@ -56,6 +57,7 @@ def build_dataset(
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
     source: str | None = None,
+    selection: Selection | None = None,
     watch: Watch = iter,
     easy_filter: EasyFilter | None = None,
     report: Report | None = None,
@@ -68,6 +70,7 @@ def build_dataset(
         recipe: its ``data`` section decides everything.
         tokenizer: measures prompts and targets, with its chat template.
         source: only transitions of this source.
+        selection: of them; None for all.
         watch: wraps the transitions, to show progress.
         easy_filter: drops easy training rows; None to keep all.
         report: takes in what is read and kept, to say how predictable it is.
@@ -80,9 +83,11 @@ def build_dataset(
         UsageError: `out` is a file, or a folder with something else in it.
     """
     check_folder(out)
-    seen, groups = _look_over(store, source)
+    selection = selection or Selection()
+    seen, groups = _look_over(store, source, selection)
     if not groups:
         of = f" of source {source!r}" if source else ""
+        of += " in this selection" if selection != Selection() else ""
         raise DatasetError(f"{store.url} holds no transition{of}: record something first")
     data = recipe.data
     plan = plan_split(
@@ -95,7 +100,8 @@ def build_dataset(
     counted = _Counted.empty()
     with whole_folder(out) as folder:
         transitions = watch(store.transitions(history=data.history, source=source))
-        _write_rows(transitions, folder, plan, maker, seen, counted, report)
+        chosen = (each for each in transitions if selection.takes(each))
+        _write_rows(chosen, folder, plan, maker, seen, counted, report)
         for split in ("train", "validation"):
             if not counted.kinds[split]:
                 raise DatasetError(
@@ -115,6 +121,7 @@ def build_dataset(
         manifest = manifest.model_copy(
             update={
                 "source": source,
+                "selection": None if selection == Selection() else selection,
                 "template_sha256": template_sha256(tokenizer),
                 "store": {"url": store.url, **asdict(store.counts(source=source))},
             }
@@ -142,14 +149,17 @@ class _Counted:
         )
 
 
-def _look_over(store: Store, source: str | None) -> tuple[Sightings, set[str]]:
-    """What outer recorders saw, and the groups of the transitions."""
+def _look_over(
+    store: Store, source: str | None, selection: Selection
+) -> tuple[Sightings, set[str]]:
+    """What outer recorders saw, and the groups of the transitions that are taken."""
     seen, groups = Sightings(), set[str]()
     inner = any(store.counts(source=name).transitions for name in INNER_SOURCES)
     for transition in store.transitions(history=0, source=source):
         if inner:  # else nothing can have a twin
             seen.note(transition)
-        groups.add(group_key(transition))
+        if selection.takes(transition):
+            groups.add(group_key(transition))
     return seen, groups
 
 

@@ -19,6 +19,7 @@ from rwml.files import file_sha256
 from rwml.prompts import Templates, as_sft
 from rwml.prompts.profiles import Prompt
 from rwml.schema import Kind
+from rwml_trainer.dataset.selecting import Selection
 from rwml_trainer.dataset.splitting import SPLITS, HeldOut, Split
 from rwml_trainer.encoders import EncoderMark
 from rwml_trainer.recipes import DataRecipe, FilterRecipe
@@ -89,7 +90,8 @@ class Manifest(BaseModel):
     Attributes:
         seed: of the filter.
         templates: of the prompts; None for the compact profile.
-        transitions: that were read.
+        selection: by model, tenant and time; None for all of the source.
+        transitions: that were read and taken.
         rows: rows per file.
         tasks: tasks (or trajectories without one) per file.
         dropped: transitions left out, by reason.
@@ -112,6 +114,7 @@ class Manifest(BaseModel):
     seed: int
     templates: Templates | None
     source: str | None
+    selection: Selection | None = None
     model: str
     template_sha256: str
     store: dict[str, JsonValue]

@@ -1,6 +1,14 @@
-"""Serving a model: an engine on loopback behind a LiteLLM gateway with a key and a guard.
+"""Serving models: engines on loopback behind a LiteLLM gateway with keys and a guard.
 
-`server.serve` starts both and stops both. `engine` runs the model, `gateway` runs the LiteLLM proxy
-behind `guard` (routes, Host, key, body limit) and `request_body` (what it may say), and `process`
-keeps the two subprocesses. Nothing is imported here: the gateway runs as a module of its own.
+`server.serve` starts all of it and stops all of it.
+
+- In front, a process of its own (`gateway` starts it, `gateway_process` is it): `http_server` gives
+  up slow sockets, `guard` lets in what it knows (`routing`, `keys`, `request_body`,
+  `capabilities`), and `auth` tells LiteLLM who that is.
+- Behind, `fleet` starts, checks (`canary`), restarts and swaps engines (`engine`, `process`), and
+  tells the gateway by `control`.
+- On disk, `registry` knows the versions that `versions` made of runs and model folders, of which
+  `folders` refuses the hostile ones.
+
+Nothing is imported here: the gateway runs as a module of its own.
 """

@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from rwml_trainer.serving.capabilities import EngineName
 from rwml_trainer.serving.process import ServerProcess, free_port, python, wait_for_completion
 
 HOST = "127.0.0.1"
@@ -25,6 +26,7 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "PYTHONUNBUFFERED": "1",
+    "PYTHONFAULTHANDLER": "1",  # a crash of native code says in the log where
 }
 # On CPU, threads that wait by spinning take the cores from the gateway and from anyone else: with
 # both cores of a small machine busy, 20 tokens of SmolLM2 took 11 to 19 s so, 1.3 s like this.
@@ -36,13 +38,13 @@ class Engine:
     """A started engine.
 
     Attributes:
-        name: its kind, such as ``transformers``.
+        name: its kind.
         url: OpenAI-compatible base URL, ending in ``/v1``; it asks for no key.
         model: what it calls its model.
         process: its process; stop it with `ServerProcess.stop`.
     """
 
-    name: str
+    name: EngineName
     url: str
     model: str
     process: ServerProcess
@@ -59,8 +61,9 @@ def start_transformers(model_folder: Path, work: Path) -> Engine:
 
     Args:
         model_folder: config, safetensors, tokenizer with a chat template.
-        work: folder for its log, the link to the model and an empty hub cache.
+        work: folder for its log, the link to the model and an empty hub cache; made if missing.
     """
+    work.mkdir(parents=True, exist_ok=True, mode=0o700)
     hub_cache = work / "hub"
     hub_cache.mkdir(exist_ok=True)
     link = work / MODEL_LINK

@@ -1,30 +1,36 @@
-"""The gateway: the LiteLLM proxy with one key, behind the guard, in a process of its own.
+"""The gateway's start: the LiteLLM proxy behind the guard, in a process of its own.
 
-``python -m rwml_trainer.serving.gateway`` is that process. The key lives in a file of mode 0600 and
-in the memory of the two processes: never in arguments, configuration or logs. The process starts
-with a small environment, because LiteLLM takes orders from dozens of variables (a database, start
-hooks, other providers' keys), and without the ``.env`` that it would look for.
+`gateway_process` is what runs there. It starts with a small environment, because LiteLLM takes
+orders from dozens of variables (a database, start hooks, other providers' keys), and without the
+``.env`` that it would look for. The session's key lives in a file of mode 0600 and in the memory of
+the server: never in arguments, configuration or logs.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rwml_trainer.serving.engine import Engine
-from rwml_trainer.serving.guard import BODY_LIMIT, Guard
+from pydantic import JsonValue
+
+from rwml.files import whole_file
+from rwml_trainer.serving.control import Control, open_pair
+from rwml_trainer.serving.keys import KEYS, KeyFile
 from rwml_trainer.serving.process import ServerProcess, python, wait_for_completion
+from rwml_trainer.serving.routing import Table, Target
 
 KEY_FILE = "key"
-DRAIN_S = 8  # less than the grace of `ServerProcess.stop`
+CONFIG = "config.yaml"
+RECORDER = "rwml_adapters.litellm.proxy_logger"
+STOP_GRACE_S = 25.0
+"""More than the gateway takes to drain: `http_server.DRAIN_S` and `CLOSE_S`."""
 PASSED_ON = frozenset({"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV"})
 PASSED_ON_PREFIXES = ("LC_", "LD_LIBRARY_", "DYLD_", "PYTHON")
+RECORDING_PREFIXES = ("RWML_", "XDG_", "PG")  # recorder, spool, and libpq's own
 SETTINGS = {
     "LITELLM_MODE": "PRODUCTION",  # else it loads a .env
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else each start tries a download
@@ -37,6 +43,7 @@ SETTINGS = {
     "NO_REDOC": "True",
     "DO_NOT_TRACK": "1",
     "PYTHONUNBUFFERED": "1",
+    "PYTHONFAULTHANDLER": "1",  # a crash of native code says in the log where
 }
 
 
@@ -46,131 +53,129 @@ class Gateway:
 
     Attributes:
         url: base URL for clients, ending in ``/v1``.
-        key_file: file of mode 0600 that holds the key.
-        models: names of the models.
-        process: its process; stop it with `ServerProcess.stop`.
+        key_file: file of mode 0600 that holds the session's key.
+        process: its process; stop it with `stop`.
+        control: says what to serve.
     """
 
     url: str
     key_file: Path
-    models: tuple[str, ...]
     process: ServerProcess
+    control: Control
 
-    def wait(self, engine: Engine, deadline: float) -> None:
-        """Returns once a completion comes through; raises ServingError if none ever does."""
-        for model in self.models:
+    def wait(
+        self, models: Iterable[str], *, needs: Iterable[ServerProcess], deadline: float
+    ) -> None:
+        """Returns once a completion of each model comes through; else raises ServingError."""
+        for model in models:
             wait_for_completion(
                 url=self.url,
                 model=model,
                 key=self.key_file.read_text(encoding="utf-8"),
-                needs=[engine.process, self.process],
+                needs=[*needs, self.process],
                 deadline=deadline,
             )
 
+    def stop(self) -> None:
+        """Ends it: what is in flight may end first."""
+        self.process.stop(STOP_GRACE_S)
+        self.control.close()
 
-def start(*, models: Mapping[str, Engine], bound: socket.socket, work: Path) -> Gateway:
-    """Starts the gateway on a bound socket; it loads while this returns.
+
+def start(
+    *,
+    table: Table,
+    bound: socket.socket,
+    work: Path,
+    names: Iterable[str] = (),
+    store: str | None = None,
+) -> Gateway:
+    """Starts the gateway on a bound socket; it loads while this returns, and serves nothing yet.
 
     Args:
-        models: names that clients use, and the engine behind each.
-        bound: bound loopback socket that does not listen yet; the gateway's from now on.
-        work: folder for key, configuration and log.
+        table: the models; `Control.serve` is what lets clients ask them.
+        bound: bound socket that does not listen yet; the gateway's from now on.
+        work: folder for keys, configuration and log.
+        names: further host names by which clients call it, besides those of the socket.
+        store: URL of the store that its traffic is recorded into; None for none.
     """
-    config, key_file = work / "config.yaml", work / KEY_FILE
-    _write_private(config, json.dumps(_config(models), indent=2))  # JSON is YAML
-    _write_private(key_file, f"sk-{secrets.token_urlsafe(32)}")
+    config, key_file = work / CONFIG, work / KEY_FILE
+    _write_private(config, json.dumps(proxy_config(table, store=store), indent=2))  # JSON is YAML
+    _write_private(key_file, KeyFile(work).renew_session())
     host, port = bound.getsockname()[:2]
+    ours, theirs = open_pair()
+    passed = (bound.fileno(), theirs.fileno())
     process = ServerProcess(
         name="gateway",
         command=[
-            *python("rwml_trainer.serving.gateway"),
-            *("--config", str(config), "--key-file", str(key_file), "--fd", str(bound.fileno())),
+            *python("rwml_trainer.serving.gateway_process"),
+            *("--config", str(config), "--keys", str(work / KEYS)),
+            *("--fd", str(passed[0]), "--control", str(passed[1])),
+            *(word for name in names for word in ("--name", name)),
         ],
-        env=_environment(os.environ),
+        env=_environment(os.environ, store),
         folder=work,
         log=work / "gateway.log",
-        pass_fds=(bound.fileno(),),
+        pass_fds=passed,
     )
     bound.close()
-    url = f"http://{_in_url(host)}:{port}/v1"
-    return Gateway(url, key_file, tuple(models), process)
+    theirs.close()
+    return Gateway(f"http://{in_url(host)}:{port}/v1", key_file, process, Control(ours, process))
 
 
-def main() -> None:
-    """The gateway's process: loads LiteLLM, puts the guard in front, serves until SIGTERM."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--key-file", type=Path, required=True)
-    parser.add_argument("--fd", type=int, required=True, help="bound socket to listen on")
-    parser.add_argument("--body-limit", type=int, default=BODY_LIMIT)
-    arguments = parser.parse_args()
-    key = arguments.key_file.read_text(encoding="utf-8")
-    os.environ["LITELLM_MASTER_KEY"] = key  # before LiteLLM is imported
-    os.environ["CONFIG_FILE_PATH"] = str(arguments.config)
-    import uvicorn
-    from litellm.proxy.proxy_server import app
-
-    bound = socket.socket(fileno=arguments.fd)
-    host, port = bound.getsockname()[:2]
-    names = {_in_url(host), "127.0.0.1", "localhost", "[::1]"}
-    guard = Guard(
-        app,
-        key=key,
-        hosts=[f"{name}:{port}" for name in names],
-        body_limit=arguments.body_limit,
-    )
-    config = uvicorn.Config(
-        guard,
-        lifespan="on",
-        ws="none",
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=DRAIN_S,
-    )
-    uvicorn.Server(config).run(sockets=[bound])
-
-
-def _config(models: Mapping[str, Engine]) -> dict[str, object]:
+def proxy_config(table: Table, *, store: str | None) -> dict[str, JsonValue]:
+    """LiteLLM's configuration of the gateway."""
+    models: list[JsonValue] = [deployment(name, each) for name, each in table.versions.items()]
+    # A generation that took too long is not asked for once more.
+    litellm: dict[str, JsonValue] = {
+        "telemetry": False,
+        "num_retries": 0,
+        "enable_post_custom_auth_checks": True,
+    }
+    if store is not None:
+        litellm["callbacks"] = RECORDER
     return {
-        "model_list": [
-            {
-                "model_name": name,
-                "litellm_params": {
-                    "model": f"openai/{engine.model}",
-                    "api_base": engine.url,
-                    "api_key": "none",  # the engine asks for none, the client insists on one
-                },
-            }
-            for name, engine in models.items()
-        ],
-        # A generation that took too long is not asked for once more.
-        "litellm_settings": {"telemetry": False, "num_retries": 0},
+        "model_list": models,
+        "litellm_settings": litellm,
         "router_settings": {"num_retries": 0, "disable_cooldowns": True},
-        "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"},
+        "general_settings": {
+            "master_key": "os.environ/LITELLM_MASTER_KEY",
+            "custom_auth": "rwml_trainer.serving.auth.authenticate",
+            "custom_auth_run_common_checks": True,
+        },
     }
 
 
-def _environment(environment: Mapping[str, str]) -> dict[str, str]:
+def deployment(version: str, target: Target) -> dict[str, JsonValue]:
+    """A version as LiteLLM's router knows it; the recorder reads its name from `model_info`."""
+    return {
+        "model_name": version,
+        "litellm_params": {
+            "model": f"openai/{target.model}",
+            "api_base": target.url,
+            "api_key": "none",  # the engine asks for none, the client insists on one
+        },
+        "model_info": {"id": version, "rwml_version": version},
+    }
+
+
+def in_url(host: str) -> str:
+    """A host as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _environment(environment: Mapping[str, str], store: str | None) -> dict[str, str]:
+    prefixes = PASSED_ON_PREFIXES + (() if store is None else RECORDING_PREFIXES)
     kept = {
         name: value
         for name, value in environment.items()
-        if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
+        if name in PASSED_ON or name.startswith(prefixes)
     }
-    return {**kept, **SETTINGS}
+    recording = {} if store is None else {"RWML_STORE": store}
+    return {**kept, **recording, **SETTINGS}
 
 
 def _write_private(path: Path, text: str) -> None:
     """Writes a file that was never readable by others, not even for a moment."""
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-if __name__ == "__main__":
-    main()
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -2,19 +2,24 @@
 
 LiteLLM has hundreds of routes, some of which answer without a key, and takes orders from headers,
 query and body. The guard lets through the routes of `ROUTES` and nothing else, in this order: Host
-(DNS rebinding), route, key, body. What reaches LiteLLM is rebuilt from what was checked: the known
-path, no query, the headers of `HEADERS`, the body as `request_body.clean` wrote it.
+(DNS rebinding), route, key, body, model. What reaches LiteLLM is rebuilt from what was checked: the
+known path, no query, the headers of `HEADERS`, the body as `request_body.write` wrote it, with the
+version that its model's name means at this moment. What LiteLLM answers when the engine fails never
+reaches a client: it names the engine's address.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from rwml_trainer.serving.request_body import BadRequestError, clean
+from rwml_trainer.serving.capabilities import fit
+from rwml_trainer.serving.keys import Key
+from rwml_trainer.serving.request_body import BadRequestError, parse, write
+from rwml_trainer.serving.routing import Switchboard
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -35,11 +40,21 @@ ROUTES = {  # what a client may ask for -> what LiteLLM is asked for
 }
 OPEN_PATHS = frozenset({LIVELINESS[1]})
 PATHS = frozenset(path for _, path in ROUTES)
-HEADERS = frozenset({b"accept", b"authorization", b"host", b"user-agent"})
+# The last two say which conversation a call belongs to, and who records it: see docs/litellm.md.
+HEADERS = frozenset(
+    {b"accept", b"authorization", b"host", b"user-agent", b"x-litellm-session-id", b"x-rwml-call"}
+)
 # They would tell clients where the engine is, which asks for no key.
 HIDDEN_HEADERS = (b"x-litellm-model-api-base", b"x-litellm-model-name", b"llm_provider-")
+ADMISSION = "rwml.admission"
+"""Where `auth` finds, in the ASGI scope, who was let in."""
 BODY_LIMIT = 8 * 2**20
 BODY_TIMEOUT_S = 30.0
+SEND_TIMEOUT_S = 60.0
+"""How long a client may leave a piece of its answer unread (ours)."""
+RETRY_AFTER_S = 1
+UNREACHABLE = b"Connection error"
+"""How the OpenAI client, and so LiteLLM, says that nobody listens at the engine's address."""
 
 
 class RefusalError(Exception):
@@ -52,34 +67,67 @@ class RefusalError(Exception):
         self.param = param
 
 
+class Keys(Protocol):
+    """What knows the keys."""
+
+    def find(self, secret: bytes) -> Key | None:
+        """The key that this is; None where it opens nothing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A request that was let in.
+
+    Attributes:
+        route: what LiteLLM is asked for.
+        key: whose it is; None on open routes.
+        models: names that the key may ask for.
+        version: the model; empty where none is asked.
+        body: what LiteLLM gets.
+    """
+
+    route: tuple[str, str]
+    key: Key | None = None
+    models: tuple[str, ...] = ()
+    version: str = ""
+    body: bytes = b""
+
+
 class Guard:
     """An ASGI application that asks another one only what it is allowed to be asked.
 
     Args:
         app: the LiteLLM proxy.
-        key: the bearer key that every route but the liveliness probe needs.
+        keys: bearer keys, of which every route but the liveliness probe needs one.
+        switchboard: the models.
         hosts: accepted Host headers, such as ``127.0.0.1:8000``; port 80 may be left out, as
             clients do.
         body_limit: bytes that a body may have, declared or not.
         body_timeout_s: seconds in which a body must have come.
+        send_timeout_s: seconds in which a client must take a piece of its answer.
     """
 
     def __init__(
         self,
         app: App,
         *,
-        key: str,
+        keys: Keys,
+        switchboard: Switchboard,
         hosts: Iterable[str],
         body_limit: int = BODY_LIMIT,
         body_timeout_s: float = BODY_TIMEOUT_S,
+        send_timeout_s: float = SEND_TIMEOUT_S,
     ) -> None:
         self._app = app
-        self._key = key.encode()
-        named = frozenset(hosts)
+        self._keys = keys
+        self._switchboard = switchboard
+        named = {host.lower() for host in hosts}
         short = {host.removesuffix(":80") for host in named}
         self._hosts = frozenset(host.encode() for host in named | short)
         self._body_limit = body_limit
         self._body_timeout_s = body_timeout_s
+        self._send_timeout_s = send_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection: start-up and end pass, web sockets are closed, HTTP is checked."""
@@ -90,46 +138,87 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
         else:
             try:
-                route, body = await self._check(scope, receive)
+                admission = await self._check(scope, receive)
             except RefusalError as refusal:
                 await _refuse(send, refusal)
             else:
-                replayed = _replay(body, receive)
-                await self._app(_rebuilt(scope, route, body), replayed, _hiding(send))
+                await self._pass_on(admission, scope, receive, send)
 
-    async def _check(self, scope: Scope, receive: Receive) -> tuple[tuple[str, str], bytes]:
+    async def _pass_on(
+        self, admission: Admission, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        async def patient(message: Message) -> None:
+            async with asyncio.timeout(self._send_timeout_s):
+                await send(message)
+
+        answer = _Answer(patient)
+        with self._switchboard.counted(admission.version):
+            replayed = _replay(admission.body, receive)
+            await self._app(_rebuilt(scope, admission), replayed, answer)
+
+    async def _check(self, scope: Scope, receive: Receive) -> Admission:
         method, path = scope["method"], scope["path"]
         if not self._is_our_host(scope["headers"]):
             raise RefusalError(400, "the Host header is not this server's", code="invalid_host")
         if path not in PATHS:
             raise RefusalError(404, "there is no such route", code="not_found")
-        if path not in OPEN_PATHS and not self._has_key(scope["headers"]):
+        key = self._key(scope["headers"])
+        if path not in OPEN_PATHS and key is None:
             raise RefusalError(
                 401, "no valid key: send 'Authorization: Bearer KEY'", code="invalid_api_key"
             )
         route = ROUTES.get((method, path))
         if route is None:
             raise RefusalError(404, "there is no such route", code="not_found")
+        if self._switchboard.draining:
+            raise RefusalError(503, "the server is shutting down", code="shutting_down")
+        if key is None or route == LIVELINESS:
+            return Admission(route)
         if route != CHAT:
-            return route, b""
+            return Admission(route, key, tuple(self._switchboard.table.names(key)))
+        body = await self._read(scope["headers"], receive)
         try:
-            return route, clean(await self._read(scope["headers"], receive))
+            return self._admit(body, key)
         except BadRequestError as error:
             raise RefusalError(
                 400, str(error), code="invalid_request", param=error.field
             ) from error
 
+    def _admit(self, body: bytes, key: Key) -> Admission:
+        request = parse(body)
+        table = self._switchboard.table
+        name = str(request["model"])
+        version = table.resolve(name)
+        if self._switchboard.draining:  # since its body began to come
+            raise RefusalError(503, "the server is shutting down", code="shutting_down")
+        if version is None:
+            raise RefusalError(
+                404, f"there is no model {name!r} here", code="model_not_found", param="model"
+            )
+        target = table.versions[version]
+        if target.state == "down":
+            raise RefusalError(
+                503, f"the engine of {version} is being restarted", code="engine_unavailable"
+            )
+        fitted = fit(request, engine=target.engine, tools=target.tools)
+        models = tuple(table.names(key))
+        return Admission(CHAT, key, models, version, write({**fitted, "model": version}))
+
     def _is_our_host(self, headers: Headers) -> bool:
         hosts = _values(headers, b"host")
         return len(hosts) == 1 and hosts[0].lower() in self._hosts
 
-    def _has_key(self, headers: Headers) -> bool:
+    def _key(self, headers: Headers) -> Key | None:
         values = _values(headers, b"authorization")
         scheme, _, key = values[0].partition(b" ") if len(values) == 1 else (b"", b"", b"")
-        # compared in any case: how long it takes says nothing about the key
-        return hmac.compare_digest(key, self._key) and scheme.lower() == b"bearer"
+        found = self._keys.find(key)  # in any case: how long it takes says nothing about the keys
+        return found if scheme.lower() == b"bearer" else None
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        if any(value.lower() != b"identity" for value in _values(headers, b"content-encoding")):
+            raise RefusalError(
+                415, "send the body as it is: compressed ones are refused", code="encoding"
+            )
         declared = _values(headers, b"content-length")
         if any(not value.isdigit() or int(value[:20]) > self._body_limit for value in declared):
             raise self._too_large()
@@ -153,17 +242,50 @@ class Guard:
         return RefusalError(413, limit, code="request_too_large")
 
 
+class _Answer:
+    """Sends LiteLLM's answer on without what clients must not see.
+
+    An answer of 500 and above becomes one of ours: 503 where the engine is not there, else 502.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._failed: bytearray | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            if message["status"] >= 500:
+                self._failed = bytearray()
+                return
+            headers = message.get("headers", [])
+            kept = [pair for pair in headers if not pair[0].lower().startswith(HIDDEN_HEADERS)]
+            message = {**message, "headers": kept}
+        failed = self._failed
+        if failed is None:
+            await self._send(message)
+            return
+        failed += message.get("body", b"")
+        if not message.get("more_body", False):
+            await _refuse(self._send, _engine_failure(failed))
+
+
+def _engine_failure(body: bytearray) -> RefusalError:
+    if UNREACHABLE in body:
+        return RefusalError(503, "the engine is being restarted", code="engine_unavailable")
+    return RefusalError(502, "the engine failed: its log says why", code="engine_error")
+
+
 def _values(headers: Headers, name: bytes) -> list[bytes]:
     return [value for key, value in headers if key.lower() == name]
 
 
-def _rebuilt(scope: Scope, route: tuple[str, str], body: bytes) -> Scope:
+def _rebuilt(scope: Scope, admission: Admission) -> Scope:
     """The request as LiteLLM sees it: nothing in it that was not checked."""
-    method, path = route
+    method, path = admission.route
     headers = [(name, value) for name, value in scope["headers"] if name.lower() in HEADERS]
     if method == "POST":
         headers.append((b"content-type", b"application/json"))
-        headers.append((b"content-length", str(len(body)).encode()))
+        headers.append((b"content-length", str(len(admission.body)).encode()))
     return {
         **scope,
         "method": method,
@@ -171,6 +293,7 @@ def _rebuilt(scope: Scope, route: tuple[str, str], body: bytes) -> Scope:
         "raw_path": path.encode(),
         "query_string": b"",
         "headers": headers,
+        ADMISSION: admission,
     }
 
 
@@ -184,21 +307,10 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _hiding(send: Send) -> Send:
-    async def hidden(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = message.get("headers", [])
-            kept = [pair for pair in headers if not pair[0].lower().startswith(HIDDEN_HEADERS)]
-            message = {**message, "headers": kept}
-        await send(message)
-
-    return hidden
-
-
 async def _refuse(send: Send, refusal: RefusalError) -> None:
     error = {
         "message": str(refusal),
-        "type": "invalid_request_error",
+        "type": "invalid_request_error" if refusal.status < 500 else "server_error",
         "param": refusal.param,
         "code": refusal.code,
     }
@@ -209,5 +321,7 @@ async def _refuse(send: Send, refusal: RefusalError) -> None:
     ]
     if refusal.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
+    if refusal.status == 503:
+        headers.append((b"retry-after", str(RETRY_AFTER_S).encode()))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -68,15 +68,26 @@ class ServerProcess:
         """Process id, which is also the id of its process group."""
         return self._popen.pid
 
-    def check(self) -> None:
-        """Raises ServingError with the last lines of the log when the server has ended."""
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is not running any more."""
+        return self._popen.poll() is not None
+
+    @property
+    def how_it_ended(self) -> str:
+        """Its exit code, or the signal that ended it."""
         code = self._popen.poll()
         if code is None:
-            return
-        how = f"exit code {code}" if code >= 0 else f"signal {-code}"
-        raise ServingError(
-            f"the {self.name} died ({how}): {self.last_lines()} (all of it in {self.log})"
-        )
+            return "it is running"
+        return f"exit code {code}" if code >= 0 else f"signal {-code}"
+
+    def check(self) -> None:
+        """Raises ServingError with the last lines of the log when the server has ended."""
+        if self.has_ended:
+            raise ServingError(
+                f"the {self.name} died ({self.how_it_ended}): {self.last_lines()} "
+                f"(all of it in {self.log})"
+            )
 
     def last_lines(self, count: int = LOG_LINES) -> str:
         """The last lines of the log that say anything, joined."""

@@ -2,15 +2,18 @@
 
 LiteLLM takes hundreds of further fields from a body (where to send it, with which key, callbacks,
 mocked answers, fallbacks, guardrails), so the fields are an allow-list. What was checked is what
-goes on: the body is written anew, so that two JSON parsers cannot disagree about it.
+goes on: the body is written anew, so that two JSON parsers cannot disagree about it. It may not be
+nested deeper than the parsers behind us can follow without running out of stack.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pydantic import JsonValue
+
+from rwml_trainer.serving.names import NAME
 
 # openai.types.chat.completion_create_params, without what stores, bills, searches or speaks.
 FIELDS = frozenset(
@@ -43,6 +46,10 @@ FIELDS = frozenset(
 )
 
 
+MAX_DEPTH = 64
+"""Of lists and objects within each other (ours): a tool's schema has about ten."""
+
+
 class BadRequestError(ValueError):
     """A body that is refused, for the reason in the message; `field` is where, if known."""
 
@@ -51,27 +58,41 @@ class BadRequestError(ValueError):
         self.field = field
 
 
-def clean(body: bytes) -> bytes:
-    """Checks the body of a chat completion request and writes it anew.
+def parse(body: bytes) -> dict[str, JsonValue]:
+    """Checks the body of a chat completion request.
 
     Raises:
         BadRequestError: it is no JSON object, or says something that is not passed on.
     """
     try:
         request: JsonValue = json.loads(body, parse_constant=_refuse_constant)
-        text = json.dumps(request, allow_nan=False)  # 1e999 is read as an infinity
     except (ValueError, RecursionError) as error:
         raise BadRequestError("the body is not valid JSON") from error
     if not isinstance(request, dict):
         raise BadRequestError("the body is not a JSON object")
+    if not _is_shallow(request):
+        raise BadRequestError(f"the body is nested deeper than {MAX_DEPTH} levels")
     _check(request)
-    return text.encode()
+    return request
+
+
+def write(request: Mapping[str, JsonValue]) -> bytes:
+    """The body anew.
+
+    Raises:
+        BadRequestError: a number in it is none (1e999 is read as an infinity).
+    """
+    try:
+        return json.dumps(request, allow_nan=False).encode()
+    except ValueError as error:
+        raise BadRequestError("the body is not valid JSON") from error
 
 
 def _check(request: Mapping[str, JsonValue]) -> None:
     for field in sorted(request.keys() - FIELDS):
         raise BadRequestError(f"the field {field[:80]!r} is not accepted here", field[:80])
-    if not isinstance(request.get("model"), str):
+    model = request.get("model")
+    if not isinstance(model, str) or not NAME.fullmatch(model):
         raise BadRequestError("the field 'model' must name a model", "model")
     messages = request.get("messages")
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
@@ -83,6 +104,25 @@ def _check(request: Mapping[str, JsonValue]) -> None:
     tools = request.get("tools") or []
     if not isinstance(tools, list) or not all(_has_type(tool, "function") for tool in tools):
         raise BadRequestError("tools may only be of type 'function'", "tools")
+
+
+def _is_shallow(request: JsonValue) -> bool:
+    """Goes down level by level: recursion is what it guards against."""
+    level: list[JsonValue] = [request]
+    for _ in range(MAX_DEPTH):
+        level = [inner for value in level for inner in _nested(value)]
+        if not level:
+            return True
+    return False
+
+
+def _nested(value: JsonValue) -> Iterable[JsonValue]:
+    inner: Iterable[JsonValue] = ()
+    if isinstance(value, dict):
+        inner = value.values()
+    elif isinstance(value, list):
+        inner = value
+    return (each for each in inner if isinstance(each, dict | list))
 
 
 def _is_text(content: JsonValue) -> bool:

@@ -1,51 +1,61 @@
-"""Serves a run or a model folder: merges, starts engine and gateway, and stops both in any case.
+"""Serves runs or model folders: merges, starts engines and gateway, and stops them in any case.
 
-The port is taken first, before anything slow. Engine and gateway load side by side; what is
-yielded has answered one completion through the gateway. On SIGTERM the main thread gets a
-KeyboardInterrupt, as on Ctrl+C, so that everything is stopped on the way out.
+The port is taken first, before anything slow. Engines and gateway load side by side; what is
+yielded has answered a completion of each model through the gateway. On SIGTERM the main thread gets
+a KeyboardInterrupt, as on Ctrl+C, so that everything is stopped on the way out: the gateway first,
+which lets requests in flight end.
 """
 
 from __future__ import annotations
 
-import re
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from rwml.errors import ModelError, UsageError
+from rwml.errors import UsageError
 from rwml.extras import require
 from rwml_trainer import runs
-from rwml_trainer.merging import merge
-from rwml_trainer.models import load_tokenizer
 from rwml_trainer.serving import gateway
-from rwml_trainer.serving.engine import Engine, start_transformers
+from rwml_trainer.serving.engine import start_transformers
+from rwml_trainer.serving.fleet import Fleet, StartEngine
+from rwml_trainer.serving.gateway import Gateway
+from rwml_trainer.serving.keys import KeyFile
 from rwml_trainer.serving.process import ServerProcess, bind
+from rwml_trainer.serving.registry import Outcome, Registry, Version
+from rwml_trainer.serving.versions import add_version, read_source, split_name
 
 LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]*")
-MODULES = ("torch", "transformers", "peft", "litellm", "fastapi", "uvicorn", "httpx", "prisma")
+MODULES = (
+    *("torch", "transformers", "peft", "litellm", "fastapi", "uvicorn", "httpx", "prisma"),
+    *("tenacity", "jinja2"),
+)
+LOCK = ".lock"
+LOCK_TIMEOUT_S = 1.0
+"""A command that asks whether the server runs holds the lock for a moment."""
 START_TIMEOUT_S = 600.0
 POLL_S = 0.5
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model that is being served.
+    """Models that are being served.
 
     Attributes:
         endpoint: OpenAI-compatible base URL, ending in ``/v1``.
-        key: bearer key; not shown when this is printed.
+        key: bearer key of this session; not shown when this is printed.
         key_file: file of mode 0600 that holds the key; removed at the end.
-        models: names to ask for.
+        models: names to ask for: aliases, then versions.
         engine: kind of the engine.
-        processes: the servers behind it.
+        fleet: the engines behind it.
+        gateway: what stands in front of them.
     """
 
     endpoint: str
@@ -53,122 +63,180 @@ class Served:
     key_file: Path
     models: tuple[str, ...]
     engine: str
-    processes: tuple[ServerProcess, ...] = field(repr=False)
+    fleet: Fleet = field(repr=False)
+    gateway: Gateway = field(repr=False)
+
+    @property
+    def processes(self) -> tuple[ServerProcess, ...]:
+        """The engines, then the gateway."""
+        return (*self.fleet.engines, self.gateway.process)
+
+    def attend(self) -> None:
+        """One round of `wait`: crashed engines are restarted, orders are carried out.
+
+        Raises:
+            ServingError: the gateway died, or an engine does not come back.
+        """
+        self.fleet.attend()
 
     def wait(self) -> None:
-        """Blocks while it is served; raises ServingError when engine or gateway dies."""
+        """Blocks while it is served; raises ServingError as `attend` does."""
         while True:
-            for process in self.processes:
-                process.check()
-                process.wait(POLL_S)
+            self.attend()
+            self.gateway.process.wait(POLL_S)
 
 
 @contextmanager
 def serve(
-    run: Path,
+    sources: Path | Sequence[Path],
     *,
     stage: runs.Stage = "trained",
     name: str | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
+    expose: Sequence[str] = (),
     out: Path | None = None,
+    store: str | None = None,
     start_timeout_s: float = START_TIMEOUT_S,
+    start_engine: StartEngine = start_transformers,
     notify: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Served]:
-    """Serves a model on loopback for as long as the `with` block runs.
+    """Serves models for as long as the `with` block runs.
 
     Call it from a thread that lives as long as the block: the servers die with it.
 
     Args:
-        run: folder of a finished run, or a model folder (config.json and safetensors).
-        stage: which LoRA adapter of the run.
-        name: name of the model; the run's or the folder's by default.
-        host: loopback address.
+        sources: folders of finished runs, or model folders (config.json and safetensors); none to
+            serve what the registry in `out` names.
+        stage: which weights of the runs.
+        name: name of the model, where there is one; the run's or the folder's by default.
+        host: loopback address; another one only with `expose`.
         port: port of the gateway; 0 for a free one.
-        out: folder for merged weights, key, configuration and logs; ``RUN/serving`` by default.
-        start_timeout_s: seconds that engine and gateway have to come up.
+        expose: host names by which clients from elsewhere call the gateway.
+        out: folder for registry, weights, keys and logs; ``serving`` in the one source by default.
+        store: URL of the store that the traffic is recorded into; None for no recording.
+        start_timeout_s: seconds that engines and gateway have to come up.
+        start_engine: starts an engine.
         notify: called with one line before each slow part.
 
     Raises:
         UsageError: the port is taken, the host is not loopback, the name cannot be one.
-        ModelError: `run` is neither, is torn, or has no chat template.
+        ModelError: a source is neither, is torn or unsafe, or has no chat template.
         ServingError: engine or gateway did not come up.
         MissingExtraError: the serve extra is not installed.
     """
     require("serve", *MODULES)
-    name = _name(run, name, is_run=_is_run(run))
-    work = (out or run / "serving").resolve()
+    given = [sources] if isinstance(sources, Path) else list(sources)
+    _check_names(given, name, stage)
+    work = _folder(given, out)
     with ExitStack() as stack:
         stack.enter_context(_signals())
-        bound = stack.enter_context(_bound(host, port))
+        bound = stack.enter_context(_bound(host, port, expose))
         stack.enter_context(_own(work))
-        model = _model_folder(run, stage, work, notify)
+        registry = Registry(work)
+        _drop_orders(registry)
+        versions = [
+            add_version(registry, source, name=name, stage=stage, notify=notify) for source in given
+        ] or _current(registry)
         notify(f"starting engine and gateway (logs in {work})")
         deadline = time.monotonic() + start_timeout_s
-        engine = start_transformers(model, work)
-        _stop_at_the_end(stack, engine.process)
+        fleet = Fleet(
+            registry, start_engine=start_engine, notify=notify, start_timeout_s=start_timeout_s
+        )
+        stack.callback(fleet.close)
+        stack.callback(_ignore_signals)
+        fleet.launch(versions)
         stack.callback((work / gateway.KEY_FILE).unlink, missing_ok=True)
-        front = gateway.start(models={name: engine}, bound=bound, work=work)
-        _stop_at_the_end(stack, front.process)
-        engine.wait(deadline)
-        front.wait(engine, deadline)
-        yield _served(engine, front)
+        stack.callback(KeyFile(work).end_session)
+        front = gateway.start(
+            table=fleet.table(), bound=bound, work=work, names=expose, store=store
+        )
+        stack.callback(front.stop)
+        stack.callback(_ignore_signals)  # runs before anything is stopped
+        fleet.connect(front, deadline)
+        front.wait(fleet.table().aliases, needs=fleet.engines, deadline=deadline)
+        for version in versions:
+            registry.move(version)
+        yield _served(fleet, front)
 
 
-def _served(engine: Engine, front: gateway.Gateway) -> Served:
+def is_running(folder: Path) -> bool:
+    """Whether a server holds the folder."""
+    if not (folder / LOCK).is_file():
+        return False
+    try:
+        with FileLock(folder / LOCK, timeout=0, mode=0o600):
+            return False
+    except Timeout:
+        return True
+
+
+def _served(fleet: Fleet, front: Gateway) -> Served:
+    table = fleet.table()
+    kinds = {target.engine for target in table.versions.values()}
     return Served(
         endpoint=front.url,
         key=front.key_file.read_text(encoding="utf-8"),
         key_file=front.key_file.resolve(),
-        models=front.models,
-        engine=engine.name,
-        processes=(engine.process, front.process),
+        models=(*table.aliases, *table.versions),
+        engine=", ".join(sorted(kinds)),
+        fleet=fleet,
+        gateway=front,
     )
 
 
-def _is_run(folder: Path) -> bool:
-    """Whether it is a run rather than a model folder; raises ModelError where it is neither."""
-    if (folder / runs.MANIFEST).is_file():
-        return True
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{folder} is neither a finished run ({runs.MANIFEST}) nor a model folder "
-            f"(config.json and safetensors)"
-        )
-    return False
+def _check_names(sources: Sequence[Path], name: str | None, stage: runs.Stage) -> None:
+    """Refuses sources and names that cannot be served, before anything is made."""
+    if name is not None and len(sources) != 1:
+        raise UsageError("--name is for one run: several are called by their own names")
+    found = [split_name(source, name, read_source(source), stage)[0] for source in sources]
+    twice = next((each for each in found if found.count(each) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two are called {twice}: serve one, then add and promote the other")
 
 
-def _name(run: Path, name: str | None, *, is_run: bool) -> str:
-    if name is None:
-        name = runs.read_run(run).name if is_run else run.resolve().name
-    if not NAME.fullmatch(name):
-        raise UsageError(
-            f"a model cannot be served as {name!r}: choose a --name of letters, digits and ._@:-"
-        )
-    return name
+def _folder(sources: Sequence[Path], out: Path | None) -> Path:
+    if out is not None:
+        return out.resolve()
+    if len(sources) != 1:
+        raise UsageError("name the serving folder: --serving FOLDER")
+    return (sources[0] / "serving").resolve()
 
 
-def _model_folder(run: Path, stage: runs.Stage, work: Path, notify: Callable[[str], None]) -> Path:
-    """The folder that the engine loads: a run's merged weights, or the model folder as it is."""
-    if _is_run(run):
-        notify(f"merging {run} ({stage})")
-        return merge(run, work / f"merged-{stage}", stage=stage, replace=True)
-    if stage != "trained":
-        raise UsageError(f"{run} is a model folder: it has no stage {stage!r}")
-    load_tokenizer(str(run))  # says so if there is no chat template
-    return run
+def _current(registry: Registry) -> list[Version]:
+    contents = registry.read()
+    if not contents.aliases:
+        raise UsageError(f"{registry.folder} serves nothing yet: name a run")
+    return [contents.versions[alias.current] for alias in contents.aliases.values()]
+
+
+def _drop_orders(registry: Registry) -> None:
+    """Settles what a server that is gone did not get to."""
+    for name, alias in registry.read().aliases.items():
+        if alias.order is not None:
+            message = "the server ended before it was done: ask again"
+            registry.settle(
+                name,
+                Outcome(
+                    ticket=alias.order.ticket,
+                    version=alias.order.version,
+                    ok=False,
+                    message=message,
+                    at=datetime.now(UTC),
+                ),
+            )
 
 
 @contextmanager
-def _bound(host: str, port: int) -> Iterator[socket.socket]:
+def _bound(host: str, port: int, expose: Sequence[str]) -> Iterator[socket.socket]:
     address = LOOPBACK.get(host)
-    if address is None:
+    if address is None and not expose:
         raise UsageError(
             f"the host {host!r} is not loopback: serve on 127.0.0.1, and put a TLS proxy before it "
-            f"to let others in"
+            f"to let others in; or name the host by which they call it: --expose NAME"
         )
     try:
-        bound = bind(address, port)
+        bound = bind(address or host, port)
     except (OSError, OverflowError) as error:
         raise UsageError(
             f"port {port} on {host} cannot be used ({error}): choose another --port, or 0 for a "
@@ -183,7 +251,7 @@ def _own(work: Path) -> Iterator[None]:
     """Makes the folder, closed to others, and holds it: two servers would mix their files."""
     try:
         work.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = FileLock(work / ".lock", timeout=0, mode=0o600)
+        lock = FileLock(work / LOCK, timeout=LOCK_TIMEOUT_S, mode=0o600)
         lock.acquire()
     except Timeout as error:
         raise UsageError(
@@ -211,11 +279,6 @@ def _signals() -> Iterator[None]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-
-
-def _stop_at_the_end(stack: ExitStack, process: ServerProcess) -> None:
-    stack.enter_context(process)
-    stack.callback(_ignore_signals)  # runs before the process is stopped
 
 
 def _ignore_signals() -> None:

@@ -1,0 +1,109 @@
+"""How the server tells its gateway what to serve: JSON over a pair of sockets that only they have.
+
+An admin route would be one more door on a port that clients reach; this has no port, no path and
+needs no key: the pair is inherited when the gateway starts, and ends with either process.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from rwml.errors import ServingError
+from rwml_trainer.serving.process import POLL_S, ServerProcess
+from rwml_trainer.serving.routing import Table
+
+ANSWER_S = 30.0
+"""For an answer of a gateway that is up (ours)."""
+
+
+class Order(BaseModel):
+    """What the server says.
+
+    Attributes:
+        table: what to serve from now on; None to leave it.
+        version: whose requests in flight to count.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["serve", "count"]
+    table: Table | None = None
+    version: str = ""
+
+
+def open_pair() -> tuple[Connection, Connection]:
+    """Both ends; the second is the gateway's, by its file descriptor."""
+    return multiprocessing.Pipe()
+
+
+class Control:
+    """The server's end.
+
+    Args:
+        connection: to the gateway.
+        process: the gateway's.
+    """
+
+    def __init__(self, connection: Connection, process: ServerProcess) -> None:
+        self._connection = connection
+        self._process = process
+
+    def serve(self, table: Table, *, deadline: float | None = None) -> None:
+        """Replaces the gateway's table; returns when it counts.
+
+        Args:
+            table: all of it.
+            deadline: value of `time.monotonic`; None for `ANSWER_S` from now.
+
+        Raises:
+            ServingError: the gateway died, or does not answer.
+        """
+        self._ask(Order(kind="serve", table=table), deadline)
+
+    def count(self, version: str) -> int:
+        """Requests in flight to a version; raises ServingError as `serve` does."""
+        return int(self._ask(Order(kind="count", version=version), None)["count"])
+
+    def close(self) -> None:
+        """Closes our end."""
+        self._connection.close()
+
+    def _ask(self, order: Order, deadline: float | None) -> dict[str, int]:
+        deadline = time.monotonic() + ANSWER_S if deadline is None else deadline
+        try:
+            self._connection.send_bytes(order.model_dump_json().encode())
+            while not self._connection.poll(POLL_S):
+                self._process.check()
+                if time.monotonic() > deadline:
+                    raise ServingError(
+                        f"the gateway does not answer: {self._process.last_lines()} "
+                        f"(all of it in {self._process.log})"
+                    )
+            return json.loads(self._connection.recv_bytes())
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            self._process.wait(POLL_S)
+            self._process.check()
+            raise ServingError(f"the gateway hung up: {error}") from error
+
+
+def listen(descriptor: int, carry_out: Callable[[Order], Mapping[str, int]]) -> None:
+    """The gateway's end: carries out orders in a thread of its own, until the server is gone."""
+
+    def work() -> None:
+        with Connection(descriptor) as connection:
+            while True:
+                try:
+                    order = Order.model_validate_json(connection.recv_bytes())
+                except EOFError:
+                    return
+                connection.send_bytes(json.dumps(carry_out(order)).encode())
+
+    threading.Thread(target=work, name="rwml-control", daemon=True).start()
