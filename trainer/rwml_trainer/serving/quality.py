@@ -17,7 +17,8 @@ from rwml_trainer.dataset import Dataset, Row, read_dataset
 from rwml_trainer.recipes import Recipe
 from rwml_trainer.serving.registry import Version
 from rwml_trainer.settling import settle
-from rwml_trainer.world_eval import ConstantPredictor, compare, pick_rows, score, summarise
+from rwml_trainer.trivial_predictors import ConstantPredictor, CopyPredictor
+from rwml_trainer.world_eval import Scored, compare, pick_rows, score, summarise
 
 Predict = Callable[[Version, Sequence[Row], Recipe], list[str]]
 """Completions of a version for n rows."""
@@ -41,7 +42,7 @@ def compare_versions(
         predict: asks a version; by default its model is loaded.
 
     Returns:
-        Figures of both beside the constant predictor (``candidate``, ``current``), and
+        Figures of both beside the best trivial predictor (``candidate``, ``current``), and
         ``difference``, ``ci95`` and ``verdict``, which is ``worse`` where the candidate is.
 
     Raises:
@@ -57,14 +58,21 @@ def compare_versions(
     rows = pick_rows(data.evaluated, recipe.evaluation.rows)
     reward = make_reward(recipe.reward)
     ask = predict or predict_locally
-    floor = score("constant", rows, ConstantPredictor(data.train).predict(rows), reward)
+
+    def scored(name: str, completions: Sequence[str]) -> Scored:
+        return score(name, rows, [[text] for text in completions], reward)
+
+    trivial = [
+        scored("constant", ConstantPredictor(data.train).predict(rows)),
+        scored("copy_last", CopyPredictor(data.manifest).predict(rows)),
+    ]
     found = {
-        name: score(name, rows, ask(version, rows, recipe), reward)
+        name: scored(name, ask(version, rows, recipe))
         for name, version in (("candidate", candidate), ("current", current))
     }
     return {
         "rows": len(rows),
-        **{name: summarise(each, floor, seed=recipe.seed) for name, each in found.items()},
+        **{name: summarise(each, trivial, seed=recipe.seed) for name, each in found.items()},
         **compare(found["candidate"], found["current"], seed=recipe.seed),
     }
 
