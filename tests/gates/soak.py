@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("store")
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--rate", type=float, default=50, help="records per second")
-    parser.add_argument("--warm", type=int, default=12_000, help="episodes before it is measured")
+    parser.add_argument("--warm", type=int, default=40_000, help="episodes before it is measured")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     with Recorder(store=given.store) as recorder:

@@ -20,7 +20,7 @@ def test_memory_stays_where_it_is(tmp_path: Path) -> None:
         f"sqlite:///{tmp_path / 'rwml.db'}",
         *("--seconds", SECONDS),
         *("--rate", rounds(400, 50)),
-        *("--warm", rounds(100, 12_000)),
+        *("--warm", rounds(100, 40_000)),
         *("--out", tmp_path / "soak.json"),
         timeout_s=SECONDS + 900,
     )
