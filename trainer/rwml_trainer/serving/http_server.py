@@ -93,6 +93,9 @@ class DrainingServer(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=protocol,
+                # Under uvloop interpreters have crashed in contextvars (python/cpython#148891),
+                # and this gateway once did.
+                loop="asyncio",
                 h11_max_incomplete_event_size=HEAD_LIMIT,
                 lifespan="on",
                 ws="none",
