@@ -323,6 +323,9 @@ def test_wrong_usage_of_the_command(tmp_path: Path) -> None:
         return str(found)
 
     assert "name the world model" in fails()
+    for address in ("localhost:4000/v1", "retail", ""):
+        said = fails("--model", "retail", "--api-base", address)
+        assert "an endpoint looks like http://" in said
     assert "5% or 0.05, not '0%'" in fails("--model", "w", "--sample", "0%")
     assert "5% or 0.05, not '105%'" in fails("--model", "w", "--sample", "105%")
     assert "--false-alarms is a share" in fails("--model", "w", "--false-alarms", "no")

@@ -269,6 +269,31 @@ def test_wrong_arguments_are_told_at_once(tmp_path: Path) -> None:
         rwml.WorldModel("http://127.0.0.1:1/v1", run=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("given", "more"),
+    [
+        ("localhost:4000/v1", {"model": "retail"}),
+        ("gateway", {"model": "retail"}),
+        ("127.0.0.1:4000/v1", {}),
+        ("gateway.internal/v1/", {}),
+        ("htp://gateway", {}),
+        ("", {"model": "retail"}),
+    ],
+)
+def test_an_address_without_http_is_told_and_nothing_goes_to_openai(
+    given: str, more: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
+    with OpenAIServer(answer=lambda body: ANSWER) as openai:
+        monkeypatch.setenv("OPENAI_BASE_URL", openai.url)
+        with pytest.raises(UsageError, match="an endpoint looks like http://"):
+            rwml.WorldModel(given, **more)  # type: ignore[arg-type]
+        for name in ("retail", "meta-llama/Llama-3:8b", "ft:gpt-4o:acme::7"):
+            with rwml.WorldModel(name, model=name) as world:
+                assert world.name == name
+        assert openai.requests == []
+
+
 def test_a_model_without_an_url_or_a_key_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ADMIN_KEY"):
         monkeypatch.delenv(name, raising=False)

@@ -36,6 +36,7 @@ from rwml.store import open_store
 from rwml.world_model import WorldModel
 from rwml.world_model.baseline import Baseline, read_baseline, write_baseline
 from rwml.world_model.drift import FALSE_ALARMS, MIN_SHIFT
+from rwml.world_model.endpoint import check_url
 from rwml.world_model.metrics import show
 from rwml.world_model.model import CONCURRENCY
 from rwml.world_model.monitoring import (
@@ -101,6 +102,8 @@ def monitor(
     name = model or ""
     if not name and (run is None or api_base is None):
         raise UsageError("name the world model: --model NAME, or --run and --api-base")
+    if api_base is not None:
+        check_url(api_base)
     selection = Selection(
         source=source, since=_time(since), until=_time(until), sample=_share(sample, "--sample")
     )

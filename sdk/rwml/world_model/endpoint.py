@@ -6,6 +6,7 @@ past LangChain and LiteLLM, so that none is recorded as if an agent had asked it
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -27,9 +28,41 @@ _OF_THE_PROMPT = (400, 413, 422)
 """Statuses that may be about this prompt alone, such as one that is too long for the model."""
 
 
+_ADDRESS = re.compile(r"://|:\d+/|/v\d+/?$|^localhost\b", re.IGNORECASE)
+"""What no name of a model has, but an address that lacks its ``http://`` (ours)."""
+
+
 def is_url(text: str) -> bool:
     """Whether a text is the base URL of an API, and not the name of a model."""
     return urlsplit(text).scheme in ("http", "https")
+
+
+def check_url(text: str) -> str:
+    """The base URL of an API, as it is given.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not (is_url(text) and urlsplit(text).hostname):
+        raise UsageError(f"an endpoint looks like http://127.0.0.1:4000/v1, not {text!r}")
+    return text
+
+
+def read_target(endpoint_or_model: str, model: str | None) -> tuple[str | None, str | None]:
+    """The URL, None for OpenAI's own; and the name of the model, None where none is said.
+
+    An address without its ``http://`` must not pass for a name: what is asked, and the key, would
+    go to OpenAI.
+
+    Raises:
+        UsageError: the first is neither an URL nor the name of the model.
+    """
+    if is_url(endpoint_or_model):
+        return check_url(endpoint_or_model), model or None
+    is_other = bool(model) and model != endpoint_or_model
+    if is_other or _ADDRESS.search(endpoint_or_model):
+        check_url(endpoint_or_model)
+    return None, endpoint_or_model or None
 
 
 class Endpoint:
@@ -50,10 +83,8 @@ class Endpoint:
     def __init__(
         self, url: str | None, *, model: str, api_key: str | None, timeout_s: float, attempts: int
     ) -> None:
-        if url is not None and not (is_url(url) and urlsplit(url).hostname):
-            raise UsageError(f"an endpoint looks like http://127.0.0.1:4000/v1, not {url!r}")
         self.model = model
-        self._url = url
+        self._url = None if url is None else check_url(url)
         self._key = api_key
         self._timeout_s = timeout_s
         self._attempts = attempts

@@ -26,7 +26,7 @@ from rwml.prompts.tokenizers import load_tokenizer
 from rwml.schema import Kind, Message, Trajectory, Transition
 from rwml.trajectory_recorder import MessageLike, read_message
 from rwml.world_model.cache import PredictionCache
-from rwml.world_model.endpoint import ATTEMPTS, TIMEOUT_S, Endpoint, is_url
+from rwml.world_model.endpoint import ATTEMPTS, TIMEOUT_S, Endpoint, read_target
 from rwml.world_model.predictions import Prediction, Scored
 from rwml.world_model.runs import RunFacts, read_run
 
@@ -68,7 +68,8 @@ class WorldModel:
         cached: predictions that are kept; 0 for none.
 
     Raises:
-        UsageError: there is no name of a model, or a number is out of range.
+        UsageError: there is no name of a model, or one beside what is no URL; or a number is out
+            of range.
         ModelError: the run is none, or does not say how its prompts were made.
     """
 
@@ -89,8 +90,8 @@ class WorldModel:
         cached: int = CACHED,
     ) -> None:
         facts = None if run is None else read_run(Path(run))
-        url = endpoint_or_model if is_url(endpoint_or_model) else None
-        name = model or (None if url else endpoint_or_model) or (facts and facts.name)
+        url, named = read_target(endpoint_or_model, model)
+        name = named or (facts and facts.name)
         if not name:
             raise UsageError(f"name the model at {endpoint_or_model}: pass model or run")
         longest = 1 if max_tokens is None else max_tokens
