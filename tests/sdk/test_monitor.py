@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import subprocess
@@ -16,8 +17,9 @@ import pytest
 import rwml
 from rwml.errors import UsageError, WorldModelError
 from rwml.prompts import format_label
-from rwml.schema import Trajectory
+from rwml.schema import Trajectory, Transition
 from rwml.testing import BagOfWordsEncoder, OpenAIServer, TrajectoryBuilder, memory_store
+from rwml.world_model import Prediction, Scored
 from rwml.world_model.baseline import ToolBaseline
 from rwml.world_model.drift import Group, find_shifts
 from rwml.world_model.metrics import show
@@ -73,6 +75,41 @@ def test_a_test_that_ignores_groups_would_not_keep_the_rate() -> None:
         )
         alarms += shifts["a"].is_alarm
     assert alarms / 60 > RATE + 3 * (RATE * (1 - RATE) / 60) ** 0.5
+
+
+@functools.cache
+def called(name: str, thread: int) -> Transition:
+    built = TrajectoryBuilder(metadata={"thread_id": f"{thread}"}).user("Go.")
+    (transition,) = built.calls((name, {})).returns("x").build().transitions()
+    return transition
+
+
+def test_tools_that_are_hardly_predictable_raise_no_more_alarms_than_stated() -> None:
+    """The reference period decides which tools are tested: those that were lucky in it."""
+    generator, looks, tools, alarms, apart = random.Random(7), 150, 10, 0, 0
+    for _ in range(looks):
+        monitor, reference = Monitor(BagOfWordsEncoder(), mask_tools=False), []
+        for name in (f"tool {place}" for place in range(tools)):
+            before, now = ([generator.gauss(0.5, 0.1) for _ in range(10)] for _ in range(2))
+            sums = {"groups": tuple((level, 1) for level in before)}
+            reference.append(tool(0.5, 0.5, name=name).model_copy(update=sums))
+            for thread, level in enumerate(now):
+                monitor.add(called(name, thread), Scored(Prediction("y"), "x", level))
+        reports = monitor.compare(reference, false_alarms=RATE, min_shift=0.0)
+        apart += sum(report.status == "unpredictable" for report in reports)
+        alarms += any(report.status == "drift" for report in reports)
+    assert 0.5 < apart / (tools * looks) < 0.98, "few are tested, as the case wants it"
+    assert 0 < alarms / looks <= RATE + 3 * (RATE * (1 - RATE) / looks) ** 0.5
+
+
+def test_what_is_not_tested_is_counted_all_the_same() -> None:
+    pair = ([Group(0.1 + 0.001 * n, 1) for n in range(8)], [Group(0.5, 1)] * 7 + [Group(0.1, 1)])
+    others = {f"other {n}": pair for n in range(40)}
+    found = find_shifts({"a": pair, **others}, untested=list(others), false_alarms=0.01)
+    alone = find_shifts({"a": pair}, false_alarms=0.01)
+    assert (alone["a"].is_alarm, found["a"].is_alarm) == (True, False)
+    assert found["a"].p_value is not None
+    assert found["other 0"].p_value is None
 
 
 def test_a_change_is_found_in_the_tool_that_changed() -> None:

@@ -202,11 +202,8 @@ class Monitor:
         before = {(each.kind, each.tool): each for each in reference or ()}
         names = {str(key): key for key in self._tools if key in before}
         shifts = find_shifts(
-            {
-                name: (before[key].samples, self._tools[key].samples)
-                for name, key in names.items()
-                if before[key].is_predictable
-            },
+            {name: (before[key].samples, self._tools[key].samples) for name, key in names.items()},
+            untested=[name for name, key in names.items() if not before[key].is_predictable],
             false_alarms=false_alarms,
             min_shift=min_shift,
         )
