@@ -313,6 +313,68 @@ def test_a_person_may_be_asked(shop: Shop, world: rwml.WorldModel) -> None:
     assert ahead.report().calls == 1
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("gone", ["fault", "late", "unformed", "busy"])
+def test_a_person_s_no_counts_where_nothing_is_foreseen_any_more(
+    gone: str, way: str, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resumed, ended = threading.Event(), threading.Event()
+
+    class Worse(OpenAIServer):
+        def reply(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Any:
+            if resumed.is_set() and gone == "fault":
+                return 500, b"{}"
+            if resumed.is_set() and gone == "late":
+                assert ended.wait(60)
+            return super().reply(path, body, headers)
+
+    def answer(body: Mapping[str, Any]) -> str:
+        return "hm" if resumed.is_set() and gone == "unformed" else foresee(body)
+
+    seen: list[Lookahead] = []
+
+    def ask(ahead: Lookahead) -> bool:
+        seen.append(ahead)
+        return interrupt({"expected": ahead.prediction}) == "go"
+
+    def middleware(budget_s: float) -> LookaheadMiddleware:
+        return LookaheadMiddleware(
+            world, tools=["refund"], mode="block", decide=ask, budget_s=budget_s
+        )
+
+    async def resume(graph: Any) -> Any:
+        return await graph.ainvoke(Command(resume="no"), thread)
+
+    saver, thread = InMemorySaver(), {"configurable": {"thread_id": "1"}}
+    with (
+        Worse(answer=answer) as server,
+        rwml.WorldModel(server.url, model="w", attempts=1, cached=0) as world,
+    ):
+        graph = shop.agent(middleware(60), script=[tool_calls(TWO[1])], checkpointer=saver)
+        graph.invoke({"messages": [("user", "Refund.")]}, thread)
+        resumed.set()
+        if gone == "busy":
+            monkeypatch.setattr("rwml_adapters.langchain.lookahead.MAX_UNDER_WAY", 0)
+        ahead = middleware(0.05 if gone == "late" else 60)
+        graph = shop.agent(ahead, script=["done"], checkpointer=saver)
+        try:
+            end = (
+                asyncio.run(resume(graph))
+                if way == "async"
+                else graph.invoke(Command(resume="no"), thread)
+            )
+        finally:
+            ended.set()
+        assert ahead.flush(60)
+    assert shop.ran == []
+    (said,) = results(end["messages"])
+    assert said.startswith(f"{NOT_RUN_MARK}refund was held back.")
+    assert "None" not in said
+    told = [(each.prediction, each.verdict.gone) for each in seen]
+    assert told == [(REFUSED, None), (None, gone)]
+    assert (ahead.report().held, ahead.report().gone) == (1, {gone: 1})
+
+
 def test_the_question_is_the_one_of_training(
     shop: Shop, world: rwml.WorldModel, server: OpenAIServer
 ) -> None:

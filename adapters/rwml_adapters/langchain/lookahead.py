@@ -64,6 +64,7 @@ class _Asked:
         began: monotonic seconds.
         answered: when the prediction came, failed or was given up.
         added_s: what the call has waited so far.
+        is_late: whether the call stopped waiting for it.
         outcome: whether the tool ran, what it said, and whether that was bad.
         is_over: whether it was kept or dropped.
     """
@@ -73,6 +74,7 @@ class _Asked:
     began: float
     answered: float | None = None
     added_s: float = 0.0
+    is_late: bool = False
     outcome: tuple[bool, str | None, bool | None] | None = None
     is_over: bool = False
 
@@ -84,7 +86,8 @@ class LookaheadMiddleware(AgentMiddleware):
 
     ``shadow`` asks while the tool runs, adds nothing to its latency and changes nothing: it shows
     what the other modes would be worth. ``advise`` holds a call back once, if it was warned of, and
-    tells the agent what is expected; the same call again runs. ``block`` asks `decide`.
+    tells the agent what is expected; the same call again runs. ``block`` asks `decide`, also where
+    nothing was foreseen.
 
     Args:
         world: that is asked.
@@ -93,7 +96,10 @@ class LookaheadMiddleware(AgentMiddleware):
         judge: whether a tool's answer, foreseen or real, is bad; by default whether it begins like
             an error.
         decide: in the mode ``block``: whether the call may run; by default unless it was warned of.
-            It may interrupt the graph, to ask a person.
+            It may interrupt the graph, to ask a person. A `decide` of your own is asked of every
+            call: where nothing was foreseen, `Lookahead.prediction` is None, and ``verdict.gone``
+            says why. A person's answer therefore counts, even if there is no prediction any more
+            when the graph is resumed.
         budget_s: how long a call waits for its prediction; then it runs without.
         recorder: keeps the look-aheads in its store, beside `report`; redacted, and never trained
             on.
@@ -240,17 +246,12 @@ class LookaheadMiddleware(AgentMiddleware):
 
     def _held(self, asked: _Asked) -> ToolMessage | None:
         """What the agent is told in place of the tool; None where the tool may run."""
-        future = asked.future
-        if self._mode == "shadow" or future is None:
+        if self._mode == "shadow":
             return None
-        asked.added_s = time.perf_counter() - asked.began
-        if not future.done():
-            future.cancel()
-            return None
-        asked.answered = asked.answered or time.perf_counter()
+        self._stop_waiting(asked)
         try:
             ahead = self._look(asked, ran=False)
-            if ahead.prediction is None or self._may_run(asked, ahead):
+            if self._may_run(asked, ahead):
                 return None
             text = _advice(ahead)
         except GraphBubbleUp:  # a person is asked
@@ -263,9 +264,19 @@ class LookaheadMiddleware(AgentMiddleware):
         call = asked.situation.call
         return ToolMessage(NOT_RUN_MARK + text, tool_call_id=call.id, name=call.name)
 
+    def _stop_waiting(self, asked: _Asked) -> None:
+        asked.added_s = time.perf_counter() - asked.began
+        if asked.future is None:
+            return
+        if asked.future.done():
+            asked.answered = asked.answered or time.perf_counter()
+        else:
+            asked.is_late = True  # one that is being asked cannot be cancelled, and still answers
+            asked.future.cancel()
+
     def _may_run(self, asked: _Asked, ahead: Lookahead) -> bool:
         if self._mode == "block":
-            return self._decide(ahead)
+            return self._decide(ahead)  # also where nothing was foreseen: a person may have said no
         return not ahead.verdict.warned or asked.situation.was_held_back
 
     def _answered(self, asked: _Asked, future: Future[Prediction]) -> None:
@@ -334,7 +345,7 @@ class LookaheadMiddleware(AgentMiddleware):
     ) -> Lookahead:
         """The look-ahead as far as it is known now."""
         took = None if asked.answered is None else asked.answered - asked.began
-        gone, text = self._foreseen(asked.future, took)
+        gone, text = self._foreseen(asked, took)
         return Lookahead(
             call=asked.situation.call,
             prediction=text,
@@ -351,18 +362,17 @@ class LookaheadMiddleware(AgentMiddleware):
             thread_id=asked.situation.thread_id,
         )
 
-    def _foreseen(
-        self, future: Future[Prediction] | None, took: float | None
-    ) -> tuple[Gone | None, str | None]:
+    def _foreseen(self, asked: _Asked, took: float | None) -> tuple[Gone | None, str | None]:
         """What was foreseen in time, or why nothing was."""
+        future = asked.future
         if future is None:
             return "busy", None
-        if took is None or not future.done() or future.cancelled():
+        if asked.is_late or took is None or not future.done() or future.cancelled():
+            return "late", None
+        if took > self._budget_s and self._mode == "shadow":
             return "late", None
         if future.exception() is not None:
             return "fault", None
-        if took > self._budget_s and self._mode == "shadow":
-            return "late", None
         text = future.result().text
         return ("unformed", None) if text is None else (None, text)
 
@@ -380,7 +390,9 @@ async def _wait(future: Future[Prediction], timeout_s: float) -> None:
 
 
 def _advice(ahead: Lookahead) -> str:
-    expected = f"{ahead.call.name} was held back. What is expected to come back: {ahead.prediction}"
+    expected = f"{ahead.call.name} was held back."
+    if ahead.prediction is not None:
+        expected += f" What is expected to come back: {ahead.prediction}"
     if ahead.verdict.mode == "block":
         return f"{expected}\nDo something else."
     return f"{expected}\nReconsider; the same call again will run."
