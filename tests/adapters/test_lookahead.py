@@ -19,6 +19,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 
 import rwml
+from rwml.capture import Capture
 from rwml.content import NOT_RUN_MARK
 from rwml.errors import UsageError
 from rwml.prompts import format_label, render_prompt
@@ -420,6 +421,31 @@ def test_look_aheads_are_kept_redacted_and_are_no_training_examples(
         assert summarise(each.verdict for each in kept) == ahead.report()
         assert list(store.transitions()) == []
         assert store.counts().transitions == 0
+
+
+@pytest.mark.parametrize(
+    ("capture", "kept"),
+    [
+        (Capture(), 1),
+        (Capture(skip_tenants=["acme"]), 0),
+        (Capture(skip_tenants=["globex"]), 1),
+        (Capture(skip_sources=["langgraph"]), 0),
+        (Capture(skip_sources=["lookahead"]), 0),
+        (Capture(sample=0), 0),
+    ],
+)
+def test_what_was_opted_out_of_has_no_look_aheads_either(
+    capture: Capture, kept: int, shop: Shop, world: rwml.WorldModel
+) -> None:
+    with memory_store() as store, rwml.Recorder(store=store, capture=capture) as recorder:
+        ahead = LookaheadMiddleware(world, tools=["refund"], budget_s=60, recorder=recorder)
+        config = {"metadata": {"tenant": "acme"}, "configurable": {"thread_id": "7"}}
+        run("sync", shop.agent(ahead, script=[tool_calls(TWO[0]), "done"]), config=config)
+        assert ahead.flush(30)
+        assert len(recorded(recorder)) == kept
+        found = [(each.tenant, each.thread_id) for each in read_lookaheads(store)]
+        assert found == [("acme", "7")] * kept
+        assert len(ahead.lookaheads) == 1
 
 
 def test_wrong_arguments_are_told(world: rwml.WorldModel) -> None:

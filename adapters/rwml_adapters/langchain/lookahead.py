@@ -28,6 +28,7 @@ import rwml
 from rwml.content import NOT_RUN_MARK
 from rwml.errors import UsageError
 from rwml.redaction import describe
+from rwml.schema import Trajectory
 from rwml.world_model import Prediction
 from rwml.world_model.lookahead import (
     MODES,
@@ -101,8 +102,8 @@ class LookaheadMiddleware(AgentMiddleware):
             says why. A person's answer therefore counts, even if there is no prediction any more
             when the graph is resumed.
         budget_s: how long a call waits for its prediction; then it runs without.
-        recorder: keeps the look-aheads in its store, beside `report`; redacted, and never trained
-            on.
+        recorder: keeps the look-aheads in its store, beside `report`; redacted, never trained on,
+            and none of an agent whose source or tenant was opted out.
 
     Raises:
         UsageError: there is no such mode, no tool, no time, or a `decide` that nothing asks.
@@ -322,7 +323,7 @@ class LookaheadMiddleware(AgentMiddleware):
                 self._kept.append(ahead)
             if self._recorder is not None:
                 with self._recorder.guard():
-                    self._recorder.record(ahead.as_trajectory(f"lookahead-{uuid.uuid4().hex}"))
+                    _record(self._recorder, ahead, of=asked.situation.trajectory)
         except Exception as error:  # noqa: BLE001 - never into the agent
             _warn("a look-ahead", error)
         finally:
@@ -360,6 +361,7 @@ class LookaheadMiddleware(AgentMiddleware):
                 added_s=asked.added_s,
             ),
             thread_id=asked.situation.thread_id,
+            tenant=asked.situation.tenant,
         )
 
     def _foreseen(self, asked: _Asked, took: float | None) -> tuple[Gone | None, str | None]:
@@ -396,6 +398,13 @@ def _advice(ahead: Lookahead) -> str:
     if ahead.verdict.mode == "block":
         return f"{expected}\nDo something else."
     return f"{expected}\nReconsider; the same call again will run."
+
+
+def _record(recorder: rwml.Recorder, ahead: Lookahead, *, of: Trajectory) -> None:
+    """Records a look-ahead, unless somebody opted out of the agent's conversation."""
+    record = ahead.as_trajectory(f"lookahead-{uuid.uuid4().hex}")
+    if recorder.allows(record.model_copy(update={"source": of.source, "steps": ()})):
+        recorder.record(record)
 
 
 def _warn(what: str, error: BaseException) -> None:

@@ -35,12 +35,14 @@ class Situation(NamedTuple):
         action: the agent's message with this call alone: calls at once are asked one by one.
         since: what was said since the user last spoke.
         thread_id: of the conversation; None where it has none.
+        tenant: whose conversation it is; None where nobody says.
     """
 
     trajectory: Trajectory
     action: Message
     since: tuple[Message, ...]
     thread_id: str | None
+    tenant: str | None
 
     @property
     def call(self) -> ToolCall:
@@ -113,6 +115,7 @@ class Situations:
             messages[place].model_copy(update={"tool_calls": calls, "name": None}),
             tuple(before[spoken[-1] + 1 :] if spoken else before),
             where.thread_id,
+            where.tenant,
         )
 
 
