@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,6 +35,7 @@ from rwml.testing import (
 from rwml.world_model import Prediction
 from rwml.world_model.cache import PredictionCache
 from rwml.world_model.endpoint import ATTEMPTS
+from rwml.world_model.workers import Workers
 
 pytest.importorskip("openai")
 
@@ -388,6 +391,68 @@ def test_no_more_requests_at_once_than_wanted() -> None:
     ):
         world.predict_many((each, each.steps[0].action) for each in trajectories)
     assert most == 3
+
+
+UNANSWERED = """
+import sys, rwml
+from rwml.testing import make_trajectory
+world = rwml.WorldModel(sys.argv[1], model="w", concurrency=1)
+trajectory = make_trajectory(1)
+asked = [world.submit(trajectory, step.action) for step in trajectory.steps]
+sys.stdin.readline()
+print([future.done() for future in asked])
+"""
+
+
+def test_an_endpoint_that_hangs_does_not_keep_a_process_from_ending() -> None:
+    asked, ended = threading.Event(), threading.Event()
+
+    def never(body: Mapping[str, Any]) -> str:
+        asked.set()
+        ended.wait(90)
+        return ANSWER
+
+    with OpenAIServer(answer=never) as server:
+        command = [sys.executable, "-c", UNANSWERED, server.url]
+        child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            assert asked.wait(60)
+            said, errors = child.communicate(b"\n", timeout=30)
+        finally:
+            ended.set()
+            child.kill()
+            child.wait(30)
+    assert said.split() == b"[False, False, False, False]".split()
+    assert (errors, child.returncode) == (b"", 0)
+
+
+def test_who_does_not_wait_long_asks_once(server: OpenAIServer) -> None:
+    trajectory = make_trajectory(1)
+    action = trajectory.steps[0].action
+    with (
+        OpenAIServer(answer=lambda body: ANSWER, failures=[500]) as busy,
+        rwml.WorldModel(busy.url, model="w") as world,
+    ):
+        with pytest.raises(WorldModelUnavailableError, match="did not answer 1 attempt: status"):
+            world.submit(trajectory, action, timeout_s=7.5).result(60)
+        assert world.predict(trajectory, action).text == SAID
+        waits = [float(headers["x-stainless-read-timeout"]) for headers in busy.headers]
+    assert waits == [7.5, 120.0]
+
+
+def test_workers_that_nobody_uses_end() -> None:
+    workers = Workers(2, name="a-name")
+    assert [workers.submit(divmod, 7, n).result(30) for n in (2, 3)] == [(3, 1), (2, 1)]
+    with pytest.raises(ZeroDivisionError):
+        workers.submit(divmod, 1, 0).result(30)
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("a-name")]
+    assert len(threads) == 2
+    del workers
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def test_questions_are_not_recorded_as_traffic(server: OpenAIServer, tmp_path: Path) -> None:

@@ -96,15 +96,22 @@ class Endpoint:
         """The model and where it is, for people."""
         return f"{self.model} at {self._url}" if self._url else self.model
 
-    def ask(self, prompt: Prompt, *, max_tokens: int) -> Prediction:
+    def ask(self, prompt: Prompt, *, max_tokens: int, timeout_s: float | None = None) -> Prediction:
         """The most likely prediction (temperature 0).
+
+        Args:
+            prompt: its messages.
+            max_tokens: longest answer.
+            timeout_s: of a single request; None for the endpoint's own limits.
 
         Raises:
             MissingExtraError: the OpenAI client is not installed.
             WorldModelUnavailableError: the endpoint is busy or out of reach, again and again.
             WorldModelError: it refused the key or the model, or answers no chat completions.
         """
-        client = self._connected()
+        client, attempts = self._connected(), self._attempts
+        if timeout_s is not None:
+            client, attempts = client.with_options(timeout=timeout_s, max_retries=0), 1
         import openai
 
         try:
@@ -116,9 +123,10 @@ class Endpoint:
                 extra_headers=key_headers(self._key) if self._url else None,
             )
         except openai.APIStatusError as error:
-            return self._refused(error)
+            return self._refused(error, attempts)
         except openai.APIConnectionError as error:
-            raise self._away(f"{type(error).__name__}: {error.__cause__ or error}") from error
+            reason = f"{type(error).__name__}: {error.__cause__ or error}"
+            raise self._away(reason, attempts) from error
         except (ValueError, openai.OpenAIError) as error:
             raise self._nonsense() from error
         return self._read(answer)
@@ -173,21 +181,20 @@ class Endpoint:
             is_cut=choice.finish_reason == "length",
         )
 
-    def _refused(self, error: Any) -> Prediction:
+    def _refused(self, error: Any, attempts: int) -> Prediction:
         """A prompt that was refused for itself; anything else is raised."""
         status = error.status_code
         reason = f"status {status}: {first_line(error.response.text)}"
         if status >= 500 or status in BUSY:
-            raise self._away(reason) from error
+            raise self._away(reason, attempts) from error
         if status in _OF_THE_PROMPT:
             return Prediction(None, problem="refused", detail=reason)
         what = "the key" if status in (401, 403) else "the request"
         raise WorldModelError(f"{self.name} refused {what}: {reason}") from error
 
-    def _away(self, reason: str) -> WorldModelUnavailableError:
-        return WorldModelUnavailableError(
-            f"{self.name} did not answer {self._attempts} attempts: {reason}"
-        )
+    def _away(self, reason: str, attempts: int) -> WorldModelUnavailableError:
+        tried = f"{attempts} attempts" if attempts > 1 else "1 attempt"
+        return WorldModelUnavailableError(f"{self.name} did not answer {tried}: {reason}")
 
     def _nonsense(self) -> WorldModelError:
         return WorldModelError(f"{self.name} answers no chat completions: check the URL")

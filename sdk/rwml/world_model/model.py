@@ -8,11 +8,12 @@ was meant to, and an `await` works in every event loop.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +30,7 @@ from rwml.world_model.cache import PredictionCache
 from rwml.world_model.endpoint import ATTEMPTS, TIMEOUT_S, Endpoint, read_target
 from rwml.world_model.predictions import Prediction, Scored
 from rwml.world_model.runs import RunFacts, read_run
+from rwml.world_model.workers import Workers
 
 MAX_TOKENS = 1_024
 """Longest answer, reasoning included, where no run says more (ours)."""
@@ -173,10 +175,20 @@ class WorldModel:
         return await asyncio.wrap_future(self.submit(trajectory, action, kind=kind))
 
     def submit(
-        self, trajectory: Trajectory, action: MessageLike, *, kind: Kind | None = None
+        self,
+        trajectory: Trajectory,
+        action: MessageLike,
+        *,
+        kind: Kind | None = None,
+        timeout_s: float | None = None,
     ) -> Future[Prediction]:
-        """As `predict`, but does not wait: a future, which can be given up."""
-        return self._submit(self._transition(trajectory, action, kind))
+        """As `predict`, but does not wait: a future, which can be given up.
+
+        Args:
+            timeout_s: of a single request, for who does not wait any longer; None for as often and
+                as long as the world model was made for.
+        """
+        return self._submit(self._transition(trajectory, action, kind), timeout_s)
 
     def predict_many(
         self, situations: Iterable[tuple[Trajectory, MessageLike]]
@@ -215,7 +227,7 @@ class WorldModel:
         self, prediction: Prediction | str, next_state: str | Sequence[Message]
     ) -> float | None:
         """As `gap`."""
-        return await asyncio.wrap_future(self._pool.submit(self.gap, prediction, next_state))
+        return await asyncio.wrap_future(self._workers.submit(self.gap, prediction, next_state))
 
     def surprise(self, transition: Transition) -> float | None:
         """The gap between what the model expects of a transition and what really came back.
@@ -253,11 +265,11 @@ class WorldModel:
         """As `score_many`."""
         given = list(transitions)
         predictions = await _all([self._submit(transition) for transition in given])
-        return await asyncio.wrap_future(self._pool.submit(self._score, given, predictions))
+        return await asyncio.wrap_future(self._workers.submit(self._score, given, predictions))
 
     def close(self) -> None:
-        """Stops asking; what waits is given up."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Stops asking; what has not begun is given up, what is being asked is waited for."""
+        self._workers.close()
         self._endpoint.close()
 
     def __enter__(self) -> WorldModel:
@@ -278,26 +290,30 @@ class WorldModel:
         self._maker: PromptMaker | None = None
         self._made_encoder: CachedEncoder | None = None
         self._cache = PredictionCache(self._cached)
-        self._pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="rwml-world-model")
+        self._workers = Workers(self._concurrency, name="rwml-world-model")
 
     def _in_child(self) -> None:
         """Threads, and who held the locks, stayed in the parent."""
         self._endpoint.in_child()
         self._start()
 
-    def _submit(self, transition: Transition) -> Future[Prediction]:
+    def _submit(self, transition: Transition, timeout_s: float | None = None) -> Future[Prediction]:
         try:
-            return self._pool.submit(self._predict, transition)
+            return self._workers.submit(self._predict, transition, timeout_s)
         except RuntimeError as error:
             raise UsageError("this world model was closed: make another one") from error
 
-    def _predict(self, transition: Transition) -> Prediction:
+    def _predict(self, transition: Transition, timeout_s: float | None) -> Prediction:
         prompt = self._prompt(transition)
         if prompt is None:
             return Prediction(None, problem="too_long")
-        content = json.dumps([self._endpoint.name, self._max_tokens, prompt])
+        # Who waits longer must not share the failure of who did not.
+        content = json.dumps([self._endpoint.name, self._max_tokens, timeout_s, prompt])
         key = hashlib.sha256(content.encode()).digest()
-        return self._cache.get(key, lambda: self._endpoint.ask(prompt, max_tokens=self._max_tokens))
+        ask = functools.partial(
+            self._endpoint.ask, prompt, max_tokens=self._max_tokens, timeout_s=timeout_s
+        )
+        return self._cache.get(key, ask)
 
     def _prompt(self, transition: Transition) -> Prompt | None:
         with self._prompting:
