@@ -216,8 +216,39 @@ def test_one_prompt_that_is_refused_leaves_the_others(world: rwml.WorldModel) ->
         rwml.WorldModel(server.url, model="w", encoder=BagOfWordsEncoder(), concurrency=1) as other,
     ):
         found = other.score_many(make_trajectory(1).transitions(history=other.history))
-    assert [scored.missing for scored in found] == ["refused", None, None, None]
-    assert "status 400" in found[0].prediction.detail
+        assert [scored.missing for scored in found] == ["refused", None, None, None]
+        assert "status 400" in found[0].prediction.detail
+        assert found[0].prediction.status == 400
+        again = other.score_many(make_trajectory(1).transitions(history=other.history))
+        assert [scored.missing for scored in again] == [None] * 4, "a refusal is not kept"
+        assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "The model `w` does not exist", "code": "model_not_found", "param": None},
+        {"message": "no such value", "param": "model"},
+        {
+            "message": "{'error': '/chat/completions: Invalid model name passed in model=w. Call "
+            "`/v1/models` to view available models for your key.'}",
+            "type": "None",
+            "param": "None",
+            "code": "400",
+        },
+    ],
+)
+def test_a_400_about_the_model_is_not_taken_for_one_about_the_prompt(error: Any) -> None:
+    class NoSuchModel(OpenAIServer):
+        def reply(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Any:
+            return 400, json.dumps({"error": error}).encode()
+
+    with (
+        NoSuchModel() as server,
+        rwml.WorldModel(server.url, model="w") as world,
+        pytest.raises(WorldModelError, match="refused the model: status 400"),
+    ):
+        world.predict(make_trajectory(1), {"role": "assistant", "content": "?"})
 
 
 def test_a_busy_endpoint_is_asked_again_and_an_away_one_is_told() -> None:

@@ -89,6 +89,17 @@ class Situations:
             while len(self._offers) > KEPT_CALLS:
                 self._offers.popitem(last=False)
 
+    def alone(self, request: ToolCallRequest) -> Situation:
+        """The call without what came before it, for where that cannot be read."""
+        asked, where = request.tool_call, _where(request)
+        call = ToolCall(id=str(asked["id"]), name=asked["name"], arguments=asked["args"])
+        action = Message(role="assistant", tool_calls=(call,))
+        return Situation(Trajectory(source=SOURCE), action, (), where.thread_id, where.tenant)
+
+    def in_child(self) -> None:
+        """After a fork: who held the lock stayed in the parent."""
+        self._lock = threading.Lock()
+
     def of(self, request: ToolCallRequest) -> Situation:
         """What the agent had seen when it made this call.
 
@@ -107,7 +118,7 @@ class Situations:
         else:
             raise LookupError(f"no message of the agent's state holds the call {name}")
         before = messages[:place]
-        where = Where((request.runtime.config or {}).get("metadata") if request.runtime else None)
+        where = _where(request)
         system = () if offer is None or offer.system is None else (offer.system,)
         spoken = [at for at, message in enumerate(before) if message.role == "user"]
         return Situation(
@@ -117,6 +128,10 @@ class Situations:
             where.thread_id,
             where.tenant,
         )
+
+
+def _where(request: ToolCallRequest) -> Where:
+    return Where((request.runtime.config or {}).get("metadata") if request.runtime else None)
 
 
 def _tools(offer: _Offer | None, request: ToolCallRequest) -> tuple[Tool, ...]:

@@ -28,7 +28,8 @@ class PredictionCache:
     def get(self, key: bytes, make: Callable[[], Prediction]) -> Prediction:
         """The prediction of a key: known, being made in another thread, or made now.
 
-        What `make` raises is raised to everybody who waits for it, and is not kept.
+        What `make` raises is raised to everybody who waits for it, and is not kept; nor is that an
+        endpoint refused a prompt, which it may take when it is set up in another way.
         """
         if not self._capacity:
             return make()
@@ -43,10 +44,15 @@ class PredictionCache:
         try:
             made = make()
         except BaseException as error:
-            with self._lock:
-                if self._kept.get(key) is future:
-                    del self._kept[key]
+            self._forget(key, future)
             future.set_exception(error)
             raise
+        if made.problem == "refused":
+            self._forget(key, future)
         future.set_result(made)
         return made
+
+    def _forget(self, key: bytes, future: Future[Prediction]) -> None:
+        with self._lock:
+            if self._kept.get(key) is future:
+                del self._kept[key]

@@ -28,6 +28,8 @@ _OF_THE_PROMPT = (400, 413, 422)
 """Statuses that may be about this prompt alone, such as one that is too long for the model."""
 
 
+_NO_SUCH_MODEL = re.compile(r"""(\{['"]error['"]: ['"])?[\w/]*:? ?Invalid model name passed in""")
+_USER = re.compile(r"(?<=//)[^/]*@|^[^/]*@")
 _ADDRESS = re.compile(r"://|:\d+/|/v\d+/?$|^localhost\b", re.IGNORECASE)
 """What no name of a model has, but an address that lacks its ``http://`` (ours)."""
 
@@ -44,7 +46,7 @@ def check_url(text: str) -> str:
         UsageError: it is none.
     """
     if not (is_url(text) and urlsplit(text).hostname):
-        raise UsageError(f"an endpoint looks like http://127.0.0.1:4000/v1, not {text!r}")
+        raise UsageError(f"an endpoint looks like http://127.0.0.1:4000/v1, not {_shown(text)!r}")
     return text
 
 
@@ -94,7 +96,7 @@ class Endpoint:
     @property
     def name(self) -> str:
         """The model and where it is, for people."""
-        return f"{self.model} at {self._url}" if self._url else self.model
+        return f"{self.model} at {_shown(self._url)}" if self._url else self.model
 
     def ask(self, prompt: Prompt, *, max_tokens: int, timeout_s: float | None = None) -> Prediction:
         """The most likely prediction (temperature 0).
@@ -187,9 +189,11 @@ class Endpoint:
         reason = f"status {status}: {first_line(error.response.text)}"
         if status >= 500 or status in BUSY:
             raise self._away(reason, attempts) from error
-        if status in _OF_THE_PROMPT:
-            return Prediction(None, problem="refused", detail=reason)
-        what = "the key" if status in (401, 403) else "the request"
+        is_of_model = _is_about_the_model(error.body)
+        if status in _OF_THE_PROMPT and not is_of_model:
+            return Prediction(None, problem="refused", detail=reason, status=status)
+        what = "the model" if is_of_model else "the request"
+        what = "the key" if status in (401, 403) else what
         raise WorldModelError(f"{self.name} refused {what}: {reason}") from error
 
     def _away(self, reason: str, attempts: int) -> WorldModelUnavailableError:
@@ -198,3 +202,21 @@ class Endpoint:
 
     def _nonsense(self) -> WorldModelError:
         return WorldModelError(f"{self.name} answers no chat completions: check the URL")
+
+
+def _is_about_the_model(body: object) -> bool:
+    """Whether an endpoint refused the name of the model, so that it will refuse every prompt.
+
+    OpenAI's form of an error names the parameter or a code; LiteLLM's proxy (its
+    ``ProxyModelNotFoundError``, status 400) says so in the message alone.
+    """
+    if not isinstance(body, dict):
+        return False
+    if body.get("param") == "model" or body.get("code") == "model_not_found":
+        return True
+    return _NO_SUCH_MODEL.match(str(body.get("message"))) is not None
+
+
+def _shown(url: str) -> str:
+    """An URL without the name and password in it."""
+    return _USER.sub("", url)

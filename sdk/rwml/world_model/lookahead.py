@@ -26,9 +26,10 @@ SOURCE = "lookahead"
 METADATA_KEY = "lookahead"
 Mode = Literal["shadow", "advise", "block"]
 MODES: tuple[Mode, ...] = ("shadow", "advise", "block")
-Gone = Literal["late", "fault", "busy", "unformed"]
+Gone = Literal["late", "fault", "busy", "unformed", "refused"]
 """Why nothing was foreseen: the answer came after the budget, or not at all; the world model or its
-endpoint failed; too many look-aheads were under way; the answer held no prediction."""
+endpoint failed; too many look-aheads were under way; the answer held no prediction; the endpoint
+did not take the prompt."""
 QUANTILES = {"p50": 0.5, "p90": 0.9, "max": 1.0}
 _BAD = re.compile(
     r"""
@@ -57,7 +58,7 @@ class Verdict:
         warned: whether what was foreseen was bad; None where nothing was.
         ran: whether the tool ran after all.
         bad: whether what really happened was; None where the tool did not run.
-        predicted_s: seconds that the prediction took; None where it never came.
+        predicted_s: seconds that the prediction took, in time or not; None where none came.
         added_s: seconds that the call took longer for it.
     """
 
