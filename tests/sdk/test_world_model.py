@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import rwml
+from rwml.encoders import HttpEncoder
 from rwml.errors import (
     ModelError,
     RewardError,
@@ -289,6 +290,7 @@ def test_wrong_arguments_are_told_at_once(tmp_path: Path) -> None:
         {"attempts": 0},
         {"timeout_s": 0},
         {"cached": -1},
+        {"cached_s": 0},
         {"max_tokens": 0},
     ):
         with pytest.raises(UsageError, match="more than 0"):
@@ -341,6 +343,27 @@ def test_a_model_without_an_url_or_a_key_is_told(monkeypatch: pytest.MonkeyPatch
         assert server.headers[0]["Authorization"] == "Bearer sk-mine"
 
 
+@pytest.mark.parametrize("api_key", [None, "sk-mine"])
+@pytest.mark.parametrize("name", ["Authorization", "authorization"])
+def test_no_endpoint_is_sent_the_headers_of_the_environment(
+    name: str, api_key: str | None, monkeypatch: pytest.MonkeyPatch, server: OpenAIServer
+) -> None:
+    headers = f"{name}: Bearer sk-company\nX-Company : secret\nnothing"
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", headers)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
+    action = {"role": "assistant", "content": "?"}
+    with rwml.WorldModel(server.url, model="w", api_key=api_key) as world:
+        world.predict(make_trajectory(1), action)
+        world.submit(make_trajectory(1), action, timeout_s=60).result(60)
+    HttpEncoder(server.url, model="e").encode(["a"])
+    *asked, embedded = [{key.lower(): value for key, value in h.items()} for h in server.headers]
+    assert len(asked) == 2
+    for each in asked:
+        assert each.get("authorization") == (api_key and f"Bearer {api_key}")
+    assert "authorization" not in embedded
+    assert "secret" not in str(server.headers)
+
+
 def test_what_is_missing_is_told_when_it_is_needed(server: OpenAIServer) -> None:
     action = {"role": "assistant", "content": "?"}
     with rwml.WorldModel(server.url, model="w") as world:
@@ -384,7 +407,7 @@ def test_equal_questions_are_asked_once_whoever_asks(server: OpenAIServer) -> No
 
 
 def test_a_failure_is_not_kept() -> None:
-    cache = PredictionCache(2)
+    cache = PredictionCache(2, kept_s=60)
     prediction = Prediction("a")
 
     def fail() -> Prediction:
@@ -399,6 +422,25 @@ def test_a_failure_is_not_kept() -> None:
     assert cache.get(b"1", fail) is prediction
     with pytest.raises(WorldModelError):
         cache.get(b"2", fail)
+
+
+def test_a_prediction_is_kept_for_a_time() -> None:
+    now, made = 0.0, 0
+
+    def make() -> Prediction:
+        nonlocal made
+        made += 1
+        return Prediction(str(made))
+
+    cache = PredictionCache(2, kept_s=60, clock=lambda: now)
+    assert cache.get(b"1", make).text == "1"
+    now = 50.0
+    assert cache.get(b"1", make).text == "1"
+    now = 61.0
+    assert cache.get(b"1", make).text == "2", "being asked for does not keep it longer"
+    now = 120.0
+    assert cache.get(b"1", make).text == "2"
+    assert len(cache) == 1
 
 
 def test_no_more_requests_at_once_than_wanted() -> None:

@@ -38,6 +38,8 @@ CONCURRENCY = 8
 """Requests at once (ours)."""
 CACHED = 10_000
 """Predictions that are kept, of some kilobytes each (ours)."""
+CACHED_S = 600.0
+"""How long: another model may be served under the same name by then (ours)."""
 
 
 class WorldModel:
@@ -68,6 +70,7 @@ class WorldModel:
         timeout_s: of one request.
         attempts: of each request, while the endpoint is busy or out of reach.
         cached: predictions that are kept; 0 for none.
+        cached_s: how long; so long a model that was replaced under its name may still be heard.
 
     Raises:
         UsageError: there is no name of a model, or one beside what is no URL; or a number is out
@@ -90,6 +93,7 @@ class WorldModel:
         timeout_s: float = TIMEOUT_S,
         attempts: int = ATTEMPTS,
         cached: int = CACHED,
+        cached_s: float = CACHED_S,
     ) -> None:
         facts = None if run is None else read_run(Path(run))
         url, named = read_target(endpoint_or_model, model)
@@ -97,11 +101,12 @@ class WorldModel:
         if not name:
             raise UsageError(f"name the model at {endpoint_or_model}: pass model or run")
         longest = 1 if max_tokens is None else max_tokens
-        if min(concurrency, attempts, longest) < 1 or not timeout_s > 0 or cached < 0:
+        if min(concurrency, attempts, longest) < 1 or not min(timeout_s, cached_s) > 0:
             raise UsageError(
-                "concurrency, attempts, max_tokens and timeout_s must be more than 0, and cached "
-                "0 or more"
+                "concurrency, attempts, max_tokens, timeout_s and cached_s must be more than 0"
             )
+        if cached < 0:
+            raise UsageError("cached must be 0 or more than 0")
         self._endpoint = Endpoint(
             url,
             model=name,
@@ -116,6 +121,7 @@ class WorldModel:
         self._facts: RunFacts | None = facts
         self._concurrency = concurrency
         self._cached = cached
+        self._cached_s = cached_s
         self._start()
         forking.register(self, child=WorldModel._in_child)
 
@@ -289,7 +295,7 @@ class WorldModel:
         self._prompting = threading.Lock()
         self._maker: PromptMaker | None = None
         self._made_encoder: CachedEncoder | None = None
-        self._cache = PredictionCache(self._cached)
+        self._cache = PredictionCache(self._cached, kept_s=self._cached_s)
         self._workers = Workers(self._concurrency, name="rwml-world-model")
 
     def _in_child(self) -> None:
