@@ -7,7 +7,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,17 @@ from rwml.prompts import format_label
 from rwml.schema import Trajectory, Transition
 from rwml.testing import BagOfWordsEncoder, OpenAIServer, TrajectoryBuilder, memory_store
 from rwml.world_model import Prediction, Scored
-from rwml.world_model.baseline import ToolBaseline
+from rwml.world_model.baseline import Baseline, ToolBaseline
 from rwml.world_model.drift import Group, find_shifts
 from rwml.world_model.metrics import show
 from rwml.world_model.monitoring import (
     Monitor,
-    Selection,
     ToolReport,
     check_baseline,
     describe,
     look,
 )
+from rwml.world_model.selection import Selection
 
 pytest.importorskip("openai")
 pytest.importorskip("scipy")
@@ -227,6 +227,31 @@ def test_a_changed_environment_is_told_from_what_was_never_predictable(
     assert statuses(broken.compare(None)) == {"get": "measured", "roll": "measured"}
 
 
+def test_an_empty_message_is_not_embedded(world: rwml.WorldModel) -> None:
+    class Strict(BagOfWordsEncoder):
+        """As OpenAI's embeddings: an empty text is refused."""
+
+        def encode(self, texts: Sequence[str]) -> Any:
+            assert all(text.strip() for text in texts)
+            return super().encode(texts)
+
+    came = ("alpha", "beta", "gamma")
+
+    def measured(*said: str) -> float | None:
+        monitor = Monitor(Strict(), mask_tools=False)
+        for last, result in zip(said, came, strict=True):
+            built = TrajectoryBuilder(result).user(last).calls(("get", {})).returns(result)
+            (transition,) = built.build().transitions()
+            monitor.add(transition, Scored(Prediction("y"), result, 0.5))
+        (found,) = monitor.measured()
+        return found.trivial_gap
+
+    constant = pytest.approx(2 / 3, abs=1e-6)
+    assert measured(*came) == pytest.approx(0, abs=1e-6)
+    assert measured("", *came[1:]) == pytest.approx(1 / 3, abs=1e-6)
+    assert measured("", "", " ") == constant
+
+
 def test_one_thread_that_says_much_is_one_thread(world: rwml.WorldModel) -> None:
     before = looked(world, *(shop(task) for task in range(20))).measured()
     loud = shop(0, month=11, result=BROKEN, times=30)
@@ -291,6 +316,39 @@ def test_another_model_or_prompt_makes_another_baseline(
         check_baseline(baseline, other)
 
 
+def test_a_look_begins_where_its_baseline_ends(world: rwml.WorldModel) -> None:
+    def at(month: int, day: int) -> datetime:
+        return datetime(2026, month, day, tzinfo=UTC)
+
+    with memory_store() as store:
+        for task in range(3):
+            store.add(shop(task))
+
+        def measured(**chosen: Any) -> Baseline:
+            selection = Selection(**chosen)
+            return describe(world, store, selection, look(world, store, selection))
+
+        baseline = measured(since=at(10, 2))
+        assert baseline.latest == at(10, 3)
+        assert Baseline.model_validate_json(baseline.model_dump_json()) == baseline
+        for task in range(3):
+            store.add(shop(task, month=11))
+        picked = {t.trajectory_id for t in Selection().after(baseline).pick(store, history=1)}
+    assert picked == {"shop-11-0", "shop-11-1", "shop-11-2"}
+    later, chosen = Selection().after(baseline), Selection(since=at(10, 3))
+    assert not later.overlaps(baseline)
+    assert chosen.after(baseline) is chosen
+    assert chosen.overlaps(baseline)
+    assert Selection().overlaps(baseline)
+    back = Selection(until=at(10, 2))
+    assert back.after(baseline) is back
+    assert not back.overlaps(baseline)
+    assert not Selection(source="a").overlaps(baseline.model_copy(update={"source": "b"}))
+    timeless = baseline.model_copy(update={"latest": None})
+    assert Selection().after(timeless) == Selection()
+    assert Selection().overlaps(timeless)
+
+
 def test_gauges_are_shown(world: rwml.WorldModel) -> None:
     pytest.importorskip("opentelemetry.sdk.metrics", reason="needs opentelemetry-sdk")
     from opentelemetry.sdk.metrics import MeterProvider
@@ -334,14 +392,19 @@ def test_the_command(server: OpenAIServer, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "get" in done.stdout
     assert "shop-10" not in file.read_text()
-    done = rwml_monitor(*asked, "--since", "2026-11-01", "--baseline", str(file), "--json")
+    done = rwml_monitor(*asked, "--baseline", str(file), "--json")
     assert done.returncode == 1, done.stderr
+    assert "from 2026-10-20T00:00:00 UTC on" in done.stderr
+    assert "warning" not in done.stderr
     told = json.loads(done.stdout)
     assert (told["alarms"], told["false_alarm_rate"]) == (["get"], 0.01)
     assert {each["tool"]: each["status"] for each in told["tools"]} == {
         "get": "drift",
         "roll": "unpredictable",
     }
+    done = rwml_monitor(*asked, *period, "--since", "2026-10-01", "--baseline", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "overlaps with that of the baseline, which ends 2026-10-20" in done.stderr
 
 
 def test_wrong_usage_of_the_command(tmp_path: Path) -> None:
