@@ -81,7 +81,7 @@ class LookaheadMiddleware(AgentMiddleware):
             call: where nothing was foreseen, `Lookahead.prediction` is None, and ``verdict.gone``
             says why. A person's answer therefore counts, even if there is no prediction any more
             when the graph is resumed.
-        budget_s: how long a call waits for its prediction; then it runs without.
+        budget_s: how long a call waits for its prediction; then it goes on without.
         recorder: keeps the look-aheads in its store, beside `report`; redacted, never trained on,
             and none of an agent whose source or tenant was opted out.
 
