@@ -30,7 +30,7 @@ from rwml.world_model.cache import PredictionCache
 from rwml.world_model.endpoint import ATTEMPTS, TIMEOUT_S, Endpoint, read_target
 from rwml.world_model.predictions import Prediction, Scored
 from rwml.world_model.runs import RunFacts, read_run
-from rwml.world_model.workers import Workers
+from rwml.world_model.workers import Workers, results, wait_for_all
 
 MAX_TOKENS = 1_024
 """Longest answer, reasoning included, where no run says more (ours)."""
@@ -201,14 +201,14 @@ class WorldModel:
     ) -> list[Prediction]:
         """Predictions of n trajectories with an action each, in their order, asked at once."""
         asked = [self.submit(trajectory, action) for trajectory, action in situations]
-        return _results(asked)
+        return results(asked)
 
     async def apredict_many(
         self, situations: Iterable[tuple[Trajectory, MessageLike]]
     ) -> list[Prediction]:
         """As `predict_many`."""
         asked = [self.submit(trajectory, action) for trajectory, action in situations]
-        return await _all(asked)
+        return await wait_for_all(asked)
 
     def gap(
         self, prediction: Prediction | str, next_state: str | Sequence[Message]
@@ -264,13 +264,13 @@ class WorldModel:
     def score_many(self, transitions: Iterable[Transition]) -> list[Scored]:
         """Predictions of n transitions beside what came back, and how far apart they are."""
         given = list(transitions)
-        predictions = _results([self._submit(transition) for transition in given])
+        predictions = results([self._submit(transition) for transition in given])
         return self._score(given, predictions)
 
     async def ascore_many(self, transitions: Iterable[Transition]) -> list[Scored]:
         """As `score_many`."""
         given = list(transitions)
-        predictions = await _all([self._submit(transition) for transition in given])
+        predictions = await wait_for_all([self._submit(transition) for transition in given])
         return await asyncio.wrap_future(self._workers.submit(self._score, given, predictions))
 
     def close(self) -> None:
@@ -389,20 +389,3 @@ def _kind(trajectory: Trajectory, action: Message) -> Kind:
         return "tool"
     known = [step.kind for step in trajectory.steps if step.kind is not None]
     return "environment" if "environment" in known else "user"
-
-
-def _results(asked: list[Future[Prediction]]) -> list[Prediction]:
-    """All results; where one fails, what has not begun is given up."""
-    try:
-        return [future.result() for future in asked]
-    finally:
-        for future in asked:
-            future.cancel()
-
-
-async def _all(asked: list[Future[Prediction]]) -> list[Prediction]:
-    try:
-        return list(await asyncio.gather(*map(asyncio.wrap_future, asked)))
-    finally:
-        for future in asked:
-            future.cancel()

@@ -6,9 +6,10 @@ exits, and an endpoint that hangs would hold it up for as long as a request may 
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
@@ -74,6 +75,24 @@ class Workers:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
+
+
+def results(asked: Sequence[Future[_Made]]) -> list[_Made]:
+    """All results; where one fails, what has not begun is given up."""
+    try:
+        return [future.result() for future in asked]
+    finally:
+        for future in asked:
+            future.cancel()
+
+
+async def wait_for_all(asked: Sequence[Future[_Made]]) -> list[_Made]:
+    """As `results`, awaited."""
+    try:
+        return list(await asyncio.gather(*map(asyncio.wrap_future, asked)))
+    finally:
+        for future in asked:
+            future.cancel()
 
 
 def _work(tasks: SimpleQueue[_Task | None]) -> None:
