@@ -5,6 +5,7 @@ Requests, their repetition and the environment's proxies are the client's own bu
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from rwml.extras import require
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 BUSY = (408, 409, 429)
 """Statuses below 500 that the client asks again after."""
+_UNSAID = ("OpenAI-Organization", "OpenAI-Project")
 _ERROR_CHARS = 200
 
 
@@ -35,14 +37,22 @@ def connect(
     require(extra, "openai")
     from openai import Omit, OpenAI
 
-    unsaid = ("OpenAI-Organization", "OpenAI-Project")
+    headers: dict[str, Any] = {name: Omit() for name in (*_UNSAID, *_of_the_environment())}
+    if api_key:
+        headers["Authorization"] = f"Bearer {api_key}"  # also where the environment has another
     return OpenAI(
         base_url=url,
         api_key=api_key or "none",
         timeout=timeout_s,
         max_retries=attempts - 1,
-        default_headers={name: Omit() for name in unsaid},  # type: ignore[misc]
+        default_headers=headers,
     )
+
+
+def _of_the_environment() -> list[str]:
+    """Names of the headers that the environment has the client send, to whatever endpoint."""
+    lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
+    return [line.partition(":")[0].strip() for line in lines if ":" in line]
 
 
 def key_headers(api_key: str | None) -> dict[str, Any]:

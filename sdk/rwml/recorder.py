@@ -167,6 +167,16 @@ class Recorder:
             tools=tools,
         )
 
+    def allows(self, header: Trajectory) -> bool:
+        """Whether it records what is of this source and tenant: nobody opted out of it.
+
+        What is recorded asks this by itself. It is for what is derived from a trajectory and
+        recorded under another source.
+        """
+        if self._is_disabled:
+            return False
+        return self._capture is None or self._capture.allows(header)
+
     def record(self, trajectory: Trajectory) -> None:
         """Queues one whole trajectory; it replaces an earlier recording of the same id."""
         self.record_header(trajectory, length=len(trajectory.steps))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import multiprocessing
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -16,12 +19,15 @@ from langchain.agents import create_agent
 from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command, interrupt
 
 import rwml
+from rwml.capture import Capture
 from rwml.content import NOT_RUN_MARK
-from rwml.errors import UsageError
+from rwml.errors import UsageError, WorldModelError
 from rwml.prompts import format_label, render_prompt
+from rwml.schema import Trajectory
 from rwml.testing import OpenAIServer, ScriptedChatModel, memory_store, recorded, tool_calls
 from rwml.world_model.lookahead import Lookahead, looks_bad, read_lookaheads, summarise
 from rwml_adapters.langchain import LookaheadMiddleware
@@ -313,6 +319,68 @@ def test_a_person_may_be_asked(shop: Shop, world: rwml.WorldModel) -> None:
     assert ahead.report().calls == 1
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("gone", ["fault", "late", "unformed", "busy"])
+def test_a_person_s_no_counts_where_nothing_is_foreseen_any_more(
+    gone: str, way: str, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resumed, ended = threading.Event(), threading.Event()
+
+    class Worse(OpenAIServer):
+        def reply(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Any:
+            if resumed.is_set() and gone == "fault":
+                return 500, b"{}"
+            if resumed.is_set() and gone == "late":
+                assert ended.wait(60)
+            return super().reply(path, body, headers)
+
+    def answer(body: Mapping[str, Any]) -> str:
+        return "hm" if resumed.is_set() and gone == "unformed" else foresee(body)
+
+    seen: list[Lookahead] = []
+
+    def ask(ahead: Lookahead) -> bool:
+        seen.append(ahead)
+        return interrupt({"expected": ahead.prediction}) == "go"
+
+    def middleware(budget_s: float) -> LookaheadMiddleware:
+        return LookaheadMiddleware(
+            world, tools=["refund"], mode="block", decide=ask, budget_s=budget_s
+        )
+
+    async def resume(graph: Any) -> Any:
+        return await graph.ainvoke(Command(resume="no"), thread)
+
+    saver, thread = InMemorySaver(), {"configurable": {"thread_id": "1"}}
+    with (
+        Worse(answer=answer) as server,
+        rwml.WorldModel(server.url, model="w", attempts=1, cached=0) as world,
+    ):
+        graph = shop.agent(middleware(60), script=[tool_calls(TWO[1])], checkpointer=saver)
+        graph.invoke({"messages": [("user", "Refund.")]}, thread)
+        resumed.set()
+        if gone == "busy":
+            monkeypatch.setattr("rwml_adapters.langchain.lookahead.MAX_UNDER_WAY", 0)
+        ahead = middleware(0.05 if gone == "late" else 60)
+        graph = shop.agent(ahead, script=["done"], checkpointer=saver)
+        try:
+            end = (
+                asyncio.run(resume(graph))
+                if way == "async"
+                else graph.invoke(Command(resume="no"), thread)
+            )
+        finally:
+            ended.set()
+        assert ahead.flush(60)
+    assert shop.ran == []
+    (said,) = results(end["messages"])
+    assert said.startswith(f"{NOT_RUN_MARK}refund was held back.")
+    assert "None" not in said
+    told = [(each.prediction, each.verdict.gone) for each in seen]
+    assert told == [(REFUSED, None), (None, gone)]
+    assert (ahead.report().held, ahead.report().gone) == (1, {gone: 1})
+
+
 def test_the_question_is_the_one_of_training(
     shop: Shop, world: rwml.WorldModel, server: OpenAIServer
 ) -> None:
@@ -358,6 +426,118 @@ def test_look_aheads_are_kept_redacted_and_are_no_training_examples(
         assert summarise(each.verdict for each in kept) == ahead.report()
         assert list(store.transitions()) == []
         assert store.counts().transitions == 0
+
+
+@pytest.mark.parametrize(
+    ("capture", "kept"),
+    [
+        (Capture(), 1),
+        (Capture(skip_tenants=["acme"]), 0),
+        (Capture(skip_tenants=["globex"]), 1),
+        (Capture(skip_sources=["langgraph"]), 0),
+        (Capture(skip_sources=["lookahead"]), 0),
+        (Capture(sample=0), 0),
+    ],
+)
+def test_what_was_opted_out_of_has_no_look_aheads_either(
+    capture: Capture, kept: int, shop: Shop, world: rwml.WorldModel
+) -> None:
+    with memory_store() as store, rwml.Recorder(store=store, capture=capture) as recorder:
+        ahead = LookaheadMiddleware(world, tools=["refund"], budget_s=60, recorder=recorder)
+        config = {"metadata": {"tenant": "acme"}, "configurable": {"thread_id": "7"}}
+        run("sync", shop.agent(ahead, script=[tool_calls(TWO[0]), "done"]), config=config)
+        assert ahead.flush(30)
+        assert len(recorded(recorder)) == kept
+        found = [(each.tenant, each.thread_id) for each in read_lookaheads(store)]
+        assert found == [("acme", "7")] * kept
+        assert len(ahead.lookaheads) == 1
+
+
+def test_a_look_ahead_asks_once_and_not_for_long(shop: Shop) -> None:
+    with (
+        OpenAIServer(answer=foresee, failures=[500]) as server,
+        rwml.WorldModel(server.url, model="w") as world,
+    ):
+        ahead = LookaheadMiddleware(world, tools=["refund"], mode="advise", budget_s=40)
+        assert results(run("sync", shop.agent(ahead, script=[tool_calls(TWO[1]), "done"])))
+        assert len(server.requests) == 1
+        assert float(server.headers[0]["x-stainless-read-timeout"]) == 80
+        assert ahead.report().gone == {"fault": 1}
+        assert ahead.report().predicted_s is None, "no prediction came"
+
+
+SECRET = "the prompt once more"
+
+
+@pytest.mark.parametrize(("status", "gone"), [(400, "refused"), (401, "fault"), (500, "fault")])
+def test_what_an_endpoint_said_is_not_logged(
+    status: int, gone: str, shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Quoting(OpenAIServer):
+        def reply(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Any:
+            super().reply(path, body, headers)
+            return status, json.dumps({"error": {"message": SECRET}}).encode()
+
+    caplog.set_level("WARNING", logger="rwml")
+    with Quoting() as server:
+        url = server.url.replace("//", "//jane:hunter2@")
+        with rwml.WorldModel(url, model="w", attempts=1) as world:
+            ahead = LookaheadMiddleware(world, tools=["refund"], mode="advise", budget_s=60)
+            for _ in range(2):
+                assert results(run("sync", shop.agent(ahead, script=[tool_calls(TWO[1]), "done"])))
+            assert len(server.requests) == 2, "a refusal is not kept"
+            with pytest.raises(WorldModelError) if status != 400 else nullcontext() as caught:
+                world.predict(Trajectory(source="a"), {"role": "assistant", "content": "?"})
+            assert "hunter2" not in str(caught and caught.value)
+    assert ahead.report().gone == {gone: 2}
+    assert caplog.text.count(f"status {status}") == 2
+    assert SECRET not in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+def test_a_call_whose_history_cannot_be_read_is_decided_on_all_the_same(
+    shop: Shop, world: rwml.WorldModel
+) -> None:
+    asked: list[Lookahead] = []
+
+    def decide(ahead: Lookahead) -> bool:
+        asked.append(ahead)
+        return False
+
+    ahead = LookaheadMiddleware(world, tools=["refund"], mode="block", decide=decide)
+    call: Any = {"name": "refund", "args": {"order": "2"}, "id": "c", "type": "tool_call"}
+    request = ToolCallRequest(tool_call=call, tool=None, state={}, runtime=None)  # type: ignore[arg-type]
+    held = ahead.wrap_tool_call(request, lambda _: pytest.fail("it ran"))
+    assert held.text.startswith(NOT_RUN_MARK)
+    assert (held.tool_call_id, asked[0].call.arguments) == ("c", {"order": "2"})
+    assert ahead.report().gone == {"fault": 1}
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_a_child_does_not_wait_for_what_its_parent_asked(shop: Shop) -> None:
+    ended = threading.Event()
+
+    def never(body: Mapping[str, Any]) -> str:
+        assert ended.wait(60)
+        return foresee(body)
+
+    receiver, sender = multiprocessing.Pipe()
+    with OpenAIServer(answer=never) as server, rwml.WorldModel(server.url, model="w") as world:
+        ahead = LookaheadMiddleware(world, tools=["refund"], budget_s=60)
+        try:
+            assert results(run("sync", shop.agent(ahead, script=[tool_calls(TWO[1]), "done"])))
+            assert not ahead.flush(0)
+            child = multiprocessing.get_context("fork").Process(
+                target=lambda: sender.send((ahead.flush(0), ahead.lookaheads))
+            )
+            child.start()
+            assert receiver.poll(60)
+            assert receiver.recv() == (True, [])
+            child.join(60)
+        finally:
+            ended.set()
+        assert ahead.flush(60)
+        assert len(ahead.lookaheads) == 1
 
 
 def test_wrong_arguments_are_told(world: rwml.WorldModel) -> None:

@@ -12,6 +12,7 @@ pytest.importorskip("langchain")
 pytest.importorskip("openai")
 
 from langchain.agents import create_agent
+from langchain.agents.middleware import ToolRetryMiddleware
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -20,7 +21,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 import rwml
 from rwml.assemble import Completion, assemble
 from rwml.content import NOT_RUN_MARK, SIMULATED_MARK
-from rwml.errors import UsageError, WorldModelUnavailableError
+from rwml.errors import UsageError, WorldModelError, WorldModelUnavailableError
 from rwml.prompts import format_label
 from rwml.schema import Message
 from rwml.testing import (
@@ -87,12 +88,13 @@ def in_an_agent(env: SimulatedEnv, *middleware: Any) -> Any:
     )
 
 
-def in_a_graph(env: SimulatedEnv) -> Any:
+def in_a_graph(env: SimulatedEnv, **more: Any) -> Any:
     model, wrapped = ScriptedChatModel(script=SCRIPT).bind_tools([book, look]), env.middleware()
     node = ToolNode(
         [book, look],
         wrap_tool_call=wrapped.wrap_tool_call,
         awrap_tool_call=wrapped.awrap_tool_call,
+        **more,
     )
     graph = StateGraph(MessagesState)
 
@@ -107,14 +109,17 @@ def in_a_graph(env: SimulatedEnv) -> Any:
     return graph.compile()
 
 
+def invoke(way: str, graph: Any) -> Any:
+    said = {"messages": [("user", "Book.")]}
+    return asyncio.run(graph.ainvoke(said)) if way == "async" else graph.invoke(said)
+
+
 @pytest.mark.parametrize("way", ["sync", "async"])
 @pytest.mark.parametrize("make", [in_an_agent, in_a_graph])
 def test_what_is_simulated_does_not_run_and_is_marked(
     make: Any, way: str, world: rwml.WorldModel
 ) -> None:
-    graph = make(SimulatedEnv(world, tools=["book"]))
-    said = {"messages": [("user", "Book.")]}
-    end = asyncio.run(graph.ainvoke(said)) if way == "async" else graph.invoke(said)
+    end = invoke(way, make(SimulatedEnv(world, tools=["book"])))
     assert results(end["messages"]) == EXPECTED
 
 
@@ -196,8 +201,35 @@ def test_calls_are_answered_in_their_order(world: rwml.WorldModel) -> None:
         SimulatedEnv(world, tools="book")
 
 
-def test_a_world_model_that_is_away_stops_the_dry_run_and_runs_no_tool() -> None:
-    with rwml.WorldModel("http://127.0.0.1:1/v1", model="w", attempts=1) as away:
-        graph = in_an_agent(SimulatedEnv(away, tools=["book"]))
-        with pytest.raises(WorldModelUnavailableError, match="did not answer"):
-            graph.invoke({"messages": [("user", "Book.")]})
+def in_a_graph_that_handles_errors(env: SimulatedEnv) -> Any:
+    return in_a_graph(env, handle_tool_errors=True)
+
+
+def in_an_agent_that_tries_again(env: SimulatedEnv) -> Any:
+    return in_an_agent(env, ToolRetryMiddleware(max_retries=1, initial_delay=0, jitter=False))
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+@pytest.mark.parametrize(
+    "make",
+    [in_an_agent, in_a_graph, in_a_graph_that_handles_errors, in_an_agent_that_tries_again],
+)
+def test_a_world_model_that_fails_ends_the_dry_run_and_is_no_tool_s_answer(
+    make: Any, way: str
+) -> None:
+    with (
+        OpenAIServer(answer=imagine, failures=[401]) as server,
+        rwml.WorldModel(server.url, model="w", attempts=1) as refused,
+        rwml.WorldModel("http://127.0.0.1:1/v1", model="w", attempts=1) as away,
+    ):
+        for world, kind, text in (
+            (refused, WorldModelError, "refused the key"),
+            (away, WorldModelUnavailableError, "did not answer"),
+        ):
+            with memory_store() as store, rwml.instrument(store=store) as recording:
+                graph = make(SimulatedEnv(world, tools=["book"]))
+                with pytest.raises(kind, match=text) as caught:
+                    invoke(way, graph)
+                recorded(recording)
+                assert isinstance(caught.value, WorldModelUnavailableError) == (world is away)
+                assert [t.index for t in store.transitions()] == [0], "of the tool that really ran"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,20 @@ import pytest
 import rwml
 from rwml.errors import UsageError, WorldModelError
 from rwml.prompts import format_label
-from rwml.schema import Trajectory
+from rwml.schema import Trajectory, Transition
 from rwml.testing import BagOfWordsEncoder, OpenAIServer, TrajectoryBuilder, memory_store
-from rwml.world_model.baseline import ToolBaseline
+from rwml.world_model import Prediction, Scored
+from rwml.world_model.baseline import Baseline, ToolBaseline
 from rwml.world_model.drift import Group, find_shifts
 from rwml.world_model.metrics import show
 from rwml.world_model.monitoring import (
     Monitor,
-    Selection,
     ToolReport,
     check_baseline,
     describe,
     look,
 )
+from rwml.world_model.selection import Selection
 
 pytest.importorskip("openai")
 pytest.importorskip("scipy")
@@ -73,6 +75,41 @@ def test_a_test_that_ignores_groups_would_not_keep_the_rate() -> None:
         )
         alarms += shifts["a"].is_alarm
     assert alarms / 60 > RATE + 3 * (RATE * (1 - RATE) / 60) ** 0.5
+
+
+@functools.cache
+def called(name: str, thread: int) -> Transition:
+    built = TrajectoryBuilder(metadata={"thread_id": f"{thread}"}).user("Go.")
+    (transition,) = built.calls((name, {})).returns("x").build().transitions()
+    return transition
+
+
+def test_tools_that_are_hardly_predictable_raise_no_more_alarms_than_stated() -> None:
+    """The reference period decides which tools are tested: those that were lucky in it."""
+    generator, looks, tools, alarms, apart = random.Random(7), 150, 10, 0, 0
+    for _ in range(looks):
+        monitor, reference = Monitor(BagOfWordsEncoder(), mask_tools=False), []
+        for name in (f"tool {place}" for place in range(tools)):
+            before, now = ([generator.gauss(0.5, 0.1) for _ in range(10)] for _ in range(2))
+            sums = {"groups": tuple((level, 1) for level in before)}
+            reference.append(tool(0.5, 0.5, name=name).model_copy(update=sums))
+            for thread, level in enumerate(now):
+                monitor.add(called(name, thread), Scored(Prediction("y"), "x", level))
+        reports = monitor.compare(reference, false_alarms=RATE, min_shift=0.0)
+        apart += sum(report.status == "unpredictable" for report in reports)
+        alarms += any(report.status == "drift" for report in reports)
+    assert 0.5 < apart / (tools * looks) < 0.98, "few are tested, as the case wants it"
+    assert 0 < alarms / looks <= RATE + 3 * (RATE * (1 - RATE) / looks) ** 0.5
+
+
+def test_what_is_not_tested_is_counted_all_the_same() -> None:
+    pair = ([Group(0.1 + 0.001 * n, 1) for n in range(8)], [Group(0.5, 1)] * 7 + [Group(0.1, 1)])
+    others = {f"other {n}": pair for n in range(40)}
+    found = find_shifts({"a": pair, **others}, untested=list(others), false_alarms=0.01)
+    alone = find_shifts({"a": pair}, false_alarms=0.01)
+    assert (alone["a"].is_alarm, found["a"].is_alarm) == (True, False)
+    assert found["a"].p_value is not None
+    assert found["other 0"].p_value is None
 
 
 def test_a_change_is_found_in_the_tool_that_changed() -> None:
@@ -190,6 +227,31 @@ def test_a_changed_environment_is_told_from_what_was_never_predictable(
     assert statuses(broken.compare(None)) == {"get": "measured", "roll": "measured"}
 
 
+def test_an_empty_message_is_not_embedded(world: rwml.WorldModel) -> None:
+    class Strict(BagOfWordsEncoder):
+        """As OpenAI's embeddings: an empty text is refused."""
+
+        def encode(self, texts: Sequence[str]) -> Any:
+            assert all(text.strip() for text in texts)
+            return super().encode(texts)
+
+    came = ("alpha", "beta", "gamma")
+
+    def measured(*said: str) -> float | None:
+        monitor = Monitor(Strict(), mask_tools=False)
+        for last, result in zip(said, came, strict=True):
+            built = TrajectoryBuilder(result).user(last).calls(("get", {})).returns(result)
+            (transition,) = built.build().transitions()
+            monitor.add(transition, Scored(Prediction("y"), result, 0.5))
+        (found,) = monitor.measured()
+        return found.trivial_gap
+
+    constant = pytest.approx(2 / 3, abs=1e-6)
+    assert measured(*came) == pytest.approx(0, abs=1e-6)
+    assert measured("", *came[1:]) == pytest.approx(1 / 3, abs=1e-6)
+    assert measured("", "", " ") == constant
+
+
 def test_one_thread_that_says_much_is_one_thread(world: rwml.WorldModel) -> None:
     before = looked(world, *(shop(task) for task in range(20))).measured()
     loud = shop(0, month=11, result=BROKEN, times=30)
@@ -254,6 +316,39 @@ def test_another_model_or_prompt_makes_another_baseline(
         check_baseline(baseline, other)
 
 
+def test_a_look_begins_where_its_baseline_ends(world: rwml.WorldModel) -> None:
+    def at(month: int, day: int) -> datetime:
+        return datetime(2026, month, day, tzinfo=UTC)
+
+    with memory_store() as store:
+        for task in range(3):
+            store.add(shop(task))
+
+        def measured(**chosen: Any) -> Baseline:
+            selection = Selection(**chosen)
+            return describe(world, store, selection, look(world, store, selection))
+
+        baseline = measured(since=at(10, 2))
+        assert baseline.latest == at(10, 3)
+        assert Baseline.model_validate_json(baseline.model_dump_json()) == baseline
+        for task in range(3):
+            store.add(shop(task, month=11))
+        picked = {t.trajectory_id for t in Selection().after(baseline).pick(store, history=1)}
+    assert picked == {"shop-11-0", "shop-11-1", "shop-11-2"}
+    later, chosen = Selection().after(baseline), Selection(since=at(10, 3))
+    assert not later.overlaps(baseline)
+    assert chosen.after(baseline) is chosen
+    assert chosen.overlaps(baseline)
+    assert Selection().overlaps(baseline)
+    back = Selection(until=at(10, 2))
+    assert back.after(baseline) is back
+    assert not back.overlaps(baseline)
+    assert not Selection(source="a").overlaps(baseline.model_copy(update={"source": "b"}))
+    timeless = baseline.model_copy(update={"latest": None})
+    assert Selection().after(timeless) == Selection()
+    assert Selection().overlaps(timeless)
+
+
 def test_gauges_are_shown(world: rwml.WorldModel) -> None:
     pytest.importorskip("opentelemetry.sdk.metrics", reason="needs opentelemetry-sdk")
     from opentelemetry.sdk.metrics import MeterProvider
@@ -297,14 +392,19 @@ def test_the_command(server: OpenAIServer, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "get" in done.stdout
     assert "shop-10" not in file.read_text()
-    done = rwml_monitor(*asked, "--since", "2026-11-01", "--baseline", str(file), "--json")
+    done = rwml_monitor(*asked, "--baseline", str(file), "--json")
     assert done.returncode == 1, done.stderr
+    assert "from 2026-10-20T00:00:00 UTC on" in done.stderr
+    assert "warning" not in done.stderr
     told = json.loads(done.stdout)
     assert (told["alarms"], told["false_alarm_rate"]) == (["get"], 0.01)
     assert {each["tool"]: each["status"] for each in told["tools"]} == {
         "get": "drift",
         "roll": "unpredictable",
     }
+    done = rwml_monitor(*asked, *period, "--since", "2026-10-01", "--baseline", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "overlaps with that of the baseline, which ends 2026-10-20" in done.stderr
 
 
 def test_wrong_usage_of_the_command(tmp_path: Path) -> None:
@@ -323,6 +423,9 @@ def test_wrong_usage_of_the_command(tmp_path: Path) -> None:
         return str(found)
 
     assert "name the world model" in fails()
+    for address in ("localhost:4000/v1", "retail", ""):
+        said = fails("--model", "retail", "--api-base", address)
+        assert "an endpoint looks like http://" in said
     assert "5% or 0.05, not '0%'" in fails("--model", "w", "--sample", "0%")
     assert "5% or 0.05, not '105%'" in fails("--model", "w", "--sample", "105%")
     assert "--false-alarms is a share" in fails("--model", "w", "--false-alarms", "no")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 import rwml
+from rwml.encoders import HttpEncoder
 from rwml.errors import (
     ModelError,
     RewardError,
@@ -33,6 +36,7 @@ from rwml.testing import (
 from rwml.world_model import Prediction
 from rwml.world_model.cache import PredictionCache
 from rwml.world_model.endpoint import ATTEMPTS
+from rwml.world_model.workers import Workers
 
 pytest.importorskip("openai")
 
@@ -213,8 +217,39 @@ def test_one_prompt_that_is_refused_leaves_the_others(world: rwml.WorldModel) ->
         rwml.WorldModel(server.url, model="w", encoder=BagOfWordsEncoder(), concurrency=1) as other,
     ):
         found = other.score_many(make_trajectory(1).transitions(history=other.history))
-    assert [scored.missing for scored in found] == ["refused", None, None, None]
-    assert "status 400" in found[0].prediction.detail
+        assert [scored.missing for scored in found] == ["refused", None, None, None]
+        assert "status 400" in found[0].prediction.detail
+        assert found[0].prediction.status == 400
+        again = other.score_many(make_trajectory(1).transitions(history=other.history))
+        assert [scored.missing for scored in again] == [None] * 4, "a refusal is not kept"
+        assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "The model `w` does not exist", "code": "model_not_found", "param": None},
+        {"message": "no such value", "param": "model"},
+        {
+            "message": "{'error': '/chat/completions: Invalid model name passed in model=w. Call "
+            "`/v1/models` to view available models for your key.'}",
+            "type": "None",
+            "param": "None",
+            "code": "400",
+        },
+    ],
+)
+def test_a_400_about_the_model_is_not_taken_for_one_about_the_prompt(error: Any) -> None:
+    class NoSuchModel(OpenAIServer):
+        def reply(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Any:
+            return 400, json.dumps({"error": error}).encode()
+
+    with (
+        NoSuchModel() as server,
+        rwml.WorldModel(server.url, model="w") as world,
+        pytest.raises(WorldModelError, match="refused the model: status 400"),
+    ):
+        world.predict(make_trajectory(1), {"role": "assistant", "content": "?"})
 
 
 def test_a_busy_endpoint_is_asked_again_and_an_away_one_is_told() -> None:
@@ -255,6 +290,7 @@ def test_wrong_arguments_are_told_at_once(tmp_path: Path) -> None:
         {"attempts": 0},
         {"timeout_s": 0},
         {"cached": -1},
+        {"cached_s": 0},
         {"max_tokens": 0},
     ):
         with pytest.raises(UsageError, match="more than 0"):
@@ -269,6 +305,31 @@ def test_wrong_arguments_are_told_at_once(tmp_path: Path) -> None:
         rwml.WorldModel("http://127.0.0.1:1/v1", run=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("given", "more"),
+    [
+        ("localhost:4000/v1", {"model": "retail"}),
+        ("gateway", {"model": "retail"}),
+        ("127.0.0.1:4000/v1", {}),
+        ("gateway.internal/v1/", {}),
+        ("htp://gateway", {}),
+        ("", {"model": "retail"}),
+    ],
+)
+def test_an_address_without_http_is_told_and_nothing_goes_to_openai(
+    given: str, more: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
+    with OpenAIServer(answer=lambda body: ANSWER) as openai:
+        monkeypatch.setenv("OPENAI_BASE_URL", openai.url)
+        with pytest.raises(UsageError, match="an endpoint looks like http://"):
+            rwml.WorldModel(given, **more)  # type: ignore[arg-type]
+        for name in ("retail", "meta-llama/Llama-3:8b", "ft:gpt-4o:acme::7"):
+            with rwml.WorldModel(name, model=name) as world:
+                assert world.name == name
+        assert openai.requests == []
+
+
 def test_a_model_without_an_url_or_a_key_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ADMIN_KEY"):
         monkeypatch.delenv(name, raising=False)
@@ -280,6 +341,27 @@ def test_a_model_without_an_url_or_a_key_is_told(monkeypatch: pytest.MonkeyPatch
         with rwml.WorldModel("w", api_key="sk-mine") as world:
             assert world.predict(make_trajectory(1), action).text == SAID
         assert server.headers[0]["Authorization"] == "Bearer sk-mine"
+
+
+@pytest.mark.parametrize("api_key", [None, "sk-mine"])
+@pytest.mark.parametrize("name", ["Authorization", "authorization"])
+def test_no_endpoint_is_sent_the_headers_of_the_environment(
+    name: str, api_key: str | None, monkeypatch: pytest.MonkeyPatch, server: OpenAIServer
+) -> None:
+    headers = f"{name}: Bearer sk-company\nX-Company : secret\nnothing"
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", headers)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
+    action = {"role": "assistant", "content": "?"}
+    with rwml.WorldModel(server.url, model="w", api_key=api_key) as world:
+        world.predict(make_trajectory(1), action)
+        world.submit(make_trajectory(1), action, timeout_s=60).result(60)
+    HttpEncoder(server.url, model="e").encode(["a"])
+    *asked, embedded = [{key.lower(): value for key, value in h.items()} for h in server.headers]
+    assert len(asked) == 2
+    for each in asked:
+        assert each.get("authorization") == (api_key and f"Bearer {api_key}")
+    assert "authorization" not in embedded
+    assert "secret" not in str(server.headers)
 
 
 def test_what_is_missing_is_told_when_it_is_needed(server: OpenAIServer) -> None:
@@ -325,7 +407,7 @@ def test_equal_questions_are_asked_once_whoever_asks(server: OpenAIServer) -> No
 
 
 def test_a_failure_is_not_kept() -> None:
-    cache = PredictionCache(2)
+    cache = PredictionCache(2, kept_s=60)
     prediction = Prediction("a")
 
     def fail() -> Prediction:
@@ -340,6 +422,25 @@ def test_a_failure_is_not_kept() -> None:
     assert cache.get(b"1", fail) is prediction
     with pytest.raises(WorldModelError):
         cache.get(b"2", fail)
+
+
+def test_a_prediction_is_kept_for_a_time() -> None:
+    now, made = 0.0, 0
+
+    def make() -> Prediction:
+        nonlocal made
+        made += 1
+        return Prediction(str(made))
+
+    cache = PredictionCache(2, kept_s=60, clock=lambda: now)
+    assert cache.get(b"1", make).text == "1"
+    now = 50.0
+    assert cache.get(b"1", make).text == "1"
+    now = 61.0
+    assert cache.get(b"1", make).text == "2", "being asked for does not keep it longer"
+    now = 120.0
+    assert cache.get(b"1", make).text == "2"
+    assert len(cache) == 1
 
 
 def test_no_more_requests_at_once_than_wanted() -> None:
@@ -363,6 +464,68 @@ def test_no_more_requests_at_once_than_wanted() -> None:
     ):
         world.predict_many((each, each.steps[0].action) for each in trajectories)
     assert most == 3
+
+
+UNANSWERED = """
+import sys, rwml
+from rwml.testing import make_trajectory
+world = rwml.WorldModel(sys.argv[1], model="w", concurrency=1)
+trajectory = make_trajectory(1)
+asked = [world.submit(trajectory, step.action) for step in trajectory.steps]
+sys.stdin.readline()
+print([future.done() for future in asked])
+"""
+
+
+def test_an_endpoint_that_hangs_does_not_keep_a_process_from_ending() -> None:
+    asked, ended = threading.Event(), threading.Event()
+
+    def never(body: Mapping[str, Any]) -> str:
+        asked.set()
+        ended.wait(90)
+        return ANSWER
+
+    with OpenAIServer(answer=never) as server:
+        command = [sys.executable, "-c", UNANSWERED, server.url]
+        child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            assert asked.wait(60)
+            said, errors = child.communicate(b"\n", timeout=30)
+        finally:
+            ended.set()
+            child.kill()
+            child.wait(30)
+    assert said.split() == b"[False, False, False, False]".split()
+    assert (errors, child.returncode) == (b"", 0)
+
+
+def test_who_does_not_wait_long_asks_once(server: OpenAIServer) -> None:
+    trajectory = make_trajectory(1)
+    action = trajectory.steps[0].action
+    with (
+        OpenAIServer(answer=lambda body: ANSWER, failures=[500]) as busy,
+        rwml.WorldModel(busy.url, model="w") as world,
+    ):
+        with pytest.raises(WorldModelUnavailableError, match="did not answer 1 attempt: status"):
+            world.submit(trajectory, action, timeout_s=7.5).result(60)
+        assert world.predict(trajectory, action).text == SAID
+        waits = [float(headers["x-stainless-read-timeout"]) for headers in busy.headers]
+    assert waits == [7.5, 120.0]
+
+
+def test_workers_that_nobody_uses_end() -> None:
+    workers = Workers(2, name="a-name")
+    assert [workers.submit(divmod, 7, n).result(30) for n in (2, 3)] == [(3, 1), (2, 1)]
+    with pytest.raises(ZeroDivisionError):
+        workers.submit(divmod, 1, 0).result(30)
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("a-name")]
+    assert len(threads) == 2
+    del workers
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def test_questions_are_not_recorded_as_traffic(server: OpenAIServer, tmp_path: Path) -> None:

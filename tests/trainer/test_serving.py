@@ -412,3 +412,8 @@ def test_a_world_model_asks_through_the_gateway(served: Served, run: Path) -> No
             with pytest.raises(WorldModelError, match="refused the key: status 401") as caught:
                 world.predict(trajectory, action)
             assert not isinstance(caught.value, WorldModelUnavailableError)
+    with (
+        rwml.WorldModel(served.endpoint, api_key=served.key, model="nobody", run=run) as world,
+        pytest.raises(WorldModelError, match="refused the model: status 400"),
+    ):
+        world.predict(trajectory, action)

@@ -35,12 +35,14 @@ class Situation(NamedTuple):
         action: the agent's message with this call alone: calls at once are asked one by one.
         since: what was said since the user last spoke.
         thread_id: of the conversation; None where it has none.
+        tenant: whose conversation it is; None where nobody says.
     """
 
     trajectory: Trajectory
     action: Message
     since: tuple[Message, ...]
     thread_id: str | None
+    tenant: str | None
 
     @property
     def call(self) -> ToolCall:
@@ -87,6 +89,17 @@ class Situations:
             while len(self._offers) > KEPT_CALLS:
                 self._offers.popitem(last=False)
 
+    def alone(self, request: ToolCallRequest) -> Situation:
+        """The call without what came before it, for where that cannot be read."""
+        asked, where = request.tool_call, _where(request)
+        call = ToolCall(id=str(asked["id"]), name=asked["name"], arguments=asked["args"])
+        action = Message(role="assistant", tool_calls=(call,))
+        return Situation(Trajectory(source=SOURCE), action, (), where.thread_id, where.tenant)
+
+    def in_child(self) -> None:
+        """After a fork: who held the lock stayed in the parent."""
+        self._lock = threading.Lock()
+
     def of(self, request: ToolCallRequest) -> Situation:
         """What the agent had seen when it made this call.
 
@@ -105,7 +118,7 @@ class Situations:
         else:
             raise LookupError(f"no message of the agent's state holds the call {name}")
         before = messages[:place]
-        where = Where((request.runtime.config or {}).get("metadata") if request.runtime else None)
+        where = _where(request)
         system = () if offer is None or offer.system is None else (offer.system,)
         spoken = [at for at, message in enumerate(before) if message.role == "user"]
         return Situation(
@@ -113,7 +126,12 @@ class Situations:
             messages[place].model_copy(update={"tool_calls": calls, "name": None}),
             tuple(before[spoken[-1] + 1 :] if spoken else before),
             where.thread_id,
+            where.tenant,
         )
+
+
+def _where(request: ToolCallRequest) -> Where:
+    return Where((request.runtime.config or {}).get("metadata") if request.runtime else None)
 
 
 def _tools(offer: _Offer | None, request: ToolCallRequest) -> tuple[Tool, ...]:

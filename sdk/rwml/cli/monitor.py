@@ -36,16 +36,17 @@ from rwml.store import open_store
 from rwml.world_model import WorldModel
 from rwml.world_model.baseline import Baseline, read_baseline, write_baseline
 from rwml.world_model.drift import FALSE_ALARMS, MIN_SHIFT
+from rwml.world_model.endpoint import check_url
 from rwml.world_model.metrics import show
 from rwml.world_model.model import CONCURRENCY
 from rwml.world_model.monitoring import (
     Monitor,
-    Selection,
     ToolReport,
     check_baseline,
     describe,
     look,
 )
+from rwml.world_model.selection import Selection
 
 
 def monitor(
@@ -91,8 +92,8 @@ def monitor(
 ) -> None:
     """Score recorded transitions by how much they surprise a world model, tool by tool.
 
-    With a baseline, tools that have become more surprising raise an alarm: exit code 1. Those that
-    were never predictable are listed apart, and raise none.
+    With a baseline, what began after it is looked at, and tools that have become more surprising
+    raise an alarm: exit code 1. Those that were never predictable are listed apart, and raise none.
 
     Example: rwml monitor --store sqlite:///rwml.db --model retail --api-base
     http://127.0.0.1:4000/v1 --run runs/retail --baseline baseline.json --sample 5%
@@ -101,11 +102,15 @@ def monitor(
     name = model or ""
     if not name and (run is None or api_base is None):
         raise UsageError("name the world model: --model NAME, or --run and --api-base")
+    if api_base is not None:
+        check_url(api_base)
     selection = Selection(
         source=source, since=_time(since), until=_time(until), sample=_share(sample, "--sample")
     )
     rate = _share(false_alarms, "--false-alarms")
     reference = None if baseline is None else read_baseline(baseline)
+    if reference is not None:
+        selection = _after(reference, selection)
     with (
         stdout_to_stderr(),
         WorldModel(
@@ -139,6 +144,19 @@ def monitor(
     )
     if alarms:
         raise typer.Exit(1)
+
+
+def _after(reference: Baseline, selection: Selection) -> Selection:
+    """The selection, by default from where the reference period ends; says what is not apart."""
+    chosen = selection.after(reference)
+    if chosen.since != selection.since:
+        say(f"from {chosen.since:%Y-%m-%dT%H:%M:%S} UTC on, where the baseline ends; or --since")
+    if chosen.overlaps(reference):
+        ends = reference.latest
+        said = f"which ends {ends.isoformat()}" if ends else "whose trajectories say no time"
+        say(f"warning: this period overlaps with that of the baseline, {said}: what is in both")
+        say("is compared with itself, and raises no alarm")
+    return chosen
 
 
 def _key(variable: str, file: Path | None, api_base: str | None) -> str | None:

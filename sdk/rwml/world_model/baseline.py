@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from rwml.errors import UsageError
 from rwml.files import write_json
@@ -79,6 +79,7 @@ class Baseline(_Frozen):
         source: of the trajectories; None for all.
         since: first time that was taken in, ISO 8601; None for no bound.
         until: first time after that.
+        latest: when the last trajectory that was looked at began; None where none has a time.
         tools: in order of kind and tool.
     """
 
@@ -90,6 +91,7 @@ class Baseline(_Frozen):
     source: str | None
     since: str | None
     until: str | None
+    latest: AwareDatetime | None = None
     tools: tuple[ToolBaseline, ...]
 
 

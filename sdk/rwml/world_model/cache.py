@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import NamedTuple
 
 from rwml.world_model.predictions import Prediction
+
+
+class _Entry(NamedTuple):
+    future: Future[Prediction]
+    began: float
 
 
 class PredictionCache:
@@ -15,12 +22,18 @@ class PredictionCache:
 
     Args:
         capacity: predictions that are kept; 0 keeps none.
+        kept_s: how long a prediction is kept, from when it was asked for.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(
+        self, capacity: int, *, kept_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._capacity = capacity
+        self._kept_s = kept_s
+        self._clock = clock
         self._lock = threading.Lock()
-        self._kept: OrderedDict[bytes, Future[Prediction]] = OrderedDict()
+        self._kept: OrderedDict[bytes, _Entry] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -28,25 +41,33 @@ class PredictionCache:
     def get(self, key: bytes, make: Callable[[], Prediction]) -> Prediction:
         """The prediction of a key: known, being made in another thread, or made now.
 
-        What `make` raises is raised to everybody who waits for it, and is not kept.
+        What `make` raises is raised to everybody who waits for it, and is not kept; nor is that an
+        endpoint refused a prompt, which it may take when it is set up in another way.
         """
         if not self._capacity:
             return make()
         with self._lock:
             known = self._kept.get(key)
-            future = self._kept[key] = known or Future[Prediction]()
+            if known is not None and self._clock() - known.began > self._kept_s:
+                known = None
+            entry = self._kept[key] = known or _Entry(Future(), self._clock())
             self._kept.move_to_end(key)
             while len(self._kept) > self._capacity:
                 self._kept.popitem(last=False)
         if known is not None:
-            return known.result()
+            return known.future.result()
         try:
             made = make()
         except BaseException as error:
-            with self._lock:
-                if self._kept.get(key) is future:
-                    del self._kept[key]
-            future.set_exception(error)
+            self._forget(key, entry)
+            entry.future.set_exception(error)
             raise
-        future.set_result(made)
+        if made.problem == "refused":
+            self._forget(key, entry)
+        entry.future.set_result(made)
         return made
+
+    def _forget(self, key: bytes, entry: _Entry) -> None:
+        with self._lock:
+            if self._kept.get(key) is entry:
+                del self._kept[key]

@@ -2,14 +2,16 @@
 
 Surprises of one task or thread are not independent, so whole groups are permuted between the
 reference period and the one that is looked at (`scipy.stats.permutation_test`, which needs no
-distribution and counts ties right). Holm's correction (1979) over the tools that are tested makes
-the stated rate that of the whole look: over traffic that did not change, at most that share of
-looks raises any alarm at all. What is tested is that surprise has risen.
+distribution and counts ties right). Holm's correction (1979) makes the stated rate that of the
+whole look: over traffic that did not change, at most that share of looks raises any alarm at all.
+It is over all tools that could be tested: which of them are is decided by the reference period that
+the test uses, so the others count as ones that did not change. What is tested is that surprise has
+risen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rwml.extras import require
@@ -61,15 +63,17 @@ def mean_surprise(groups: Iterable[Group]) -> float | None:
 def find_shifts(
     samples: Mapping[str, tuple[Sequence[Group], Sequence[Group]]],
     *,
+    untested: Collection[str] = (),
     false_alarms: float = FALSE_ALARMS,
     min_shift: float = MIN_SHIFT,
     resamples: int = BOOTSTRAP_SAMPLES,
     seed: int = 0,
 ) -> dict[str, Shift]:
-    """Tests every tool, and corrects for how many there are.
+    """Tests tools, and corrects for how many there are.
 
     Args:
         samples: by tool, the groups of the reference period and those of now.
+        untested: tools that are not tested but counted, as if their p-values were 1.
         false_alarms: share of looks at unchanged traffic that raise any alarm, at most.
         min_shift: smallest rise of mean surprise that is worth an alarm.
         resamples: permutations of each test at least; more where the correction needs them.
@@ -84,8 +88,9 @@ def find_shifts(
     values = {
         name: _p_value(reference, now, resamples=wanted, seed=seed)
         for name, (reference, now) in known.items()
+        if name not in untested
     }
-    certain = _holm(values, false_alarms)
+    certain = _holm(values, false_alarms, tests=len(known))
     shifts: dict[str, Shift] = {}
     for name, (reference, now) in samples.items():
         before, after = mean_surprise(reference), mean_surprise(now)
@@ -96,11 +101,17 @@ def find_shifts(
     return shifts
 
 
-def _holm(values: Mapping[str, float], rate: float) -> set[str]:
-    """Holm's step-down procedure: which hypotheses of no change are given up."""
+def _holm(values: Mapping[str, float], rate: float, *, tests: int) -> set[str]:
+    """Holm's step-down procedure: which hypotheses of no change are given up.
+
+    Args:
+        values: p-values; those that are not among them are 1.
+        rate: that is kept.
+        tests: number of p-values altogether.
+    """
     given_up: set[str] = set()
     for place, (name, value) in enumerate(sorted(values.items(), key=lambda item: item[1])):
-        if value > rate / (len(values) - place):
+        if value > rate / (tests - place):
             break
         given_up.add(name)
     return given_up

@@ -6,6 +6,7 @@ past LangChain and LiteLLM, so that none is recorded as if an agent had asked it
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -27,9 +28,43 @@ _OF_THE_PROMPT = (400, 413, 422)
 """Statuses that may be about this prompt alone, such as one that is too long for the model."""
 
 
+_NO_SUCH_MODEL = re.compile(r"""(\{['"]error['"]: ['"])?[\w/]*:? ?Invalid model name passed in""")
+_USER = re.compile(r"(?<=//)[^/]*@|^[^/]*@")
+_ADDRESS = re.compile(r"://|:\d+/|/v\d+/?$|^localhost\b", re.IGNORECASE)
+"""What no name of a model has, but an address that lacks its ``http://`` (ours)."""
+
+
 def is_url(text: str) -> bool:
     """Whether a text is the base URL of an API, and not the name of a model."""
     return urlsplit(text).scheme in ("http", "https")
+
+
+def check_url(text: str) -> str:
+    """The base URL of an API, as it is given.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not (is_url(text) and urlsplit(text).hostname):
+        raise UsageError(f"an endpoint looks like http://127.0.0.1:4000/v1, not {_shown(text)!r}")
+    return text
+
+
+def read_target(endpoint_or_model: str, model: str | None) -> tuple[str | None, str | None]:
+    """The URL, None for OpenAI's own; and the name of the model, None where none is said.
+
+    An address without its ``http://`` must not pass for a name: what is asked, and the key, would
+    go to OpenAI.
+
+    Raises:
+        UsageError: the first is neither an URL nor the name of the model.
+    """
+    if is_url(endpoint_or_model):
+        return check_url(endpoint_or_model), model or None
+    is_other = bool(model) and model != endpoint_or_model
+    if is_other or _ADDRESS.search(endpoint_or_model):
+        check_url(endpoint_or_model)
+    return None, endpoint_or_model or None
 
 
 class Endpoint:
@@ -50,10 +85,8 @@ class Endpoint:
     def __init__(
         self, url: str | None, *, model: str, api_key: str | None, timeout_s: float, attempts: int
     ) -> None:
-        if url is not None and not (is_url(url) and urlsplit(url).hostname):
-            raise UsageError(f"an endpoint looks like http://127.0.0.1:4000/v1, not {url!r}")
         self.model = model
-        self._url = url
+        self._url = None if url is None else check_url(url)
         self._key = api_key
         self._timeout_s = timeout_s
         self._attempts = attempts
@@ -63,17 +96,24 @@ class Endpoint:
     @property
     def name(self) -> str:
         """The model and where it is, for people."""
-        return f"{self.model} at {self._url}" if self._url else self.model
+        return f"{self.model} at {_shown(self._url)}" if self._url else self.model
 
-    def ask(self, prompt: Prompt, *, max_tokens: int) -> Prediction:
+    def ask(self, prompt: Prompt, *, max_tokens: int, timeout_s: float | None = None) -> Prediction:
         """The most likely prediction (temperature 0).
+
+        Args:
+            prompt: its messages.
+            max_tokens: longest answer.
+            timeout_s: of a single request; None for the endpoint's own limits.
 
         Raises:
             MissingExtraError: the OpenAI client is not installed.
             WorldModelUnavailableError: the endpoint is busy or out of reach, again and again.
             WorldModelError: it refused the key or the model, or answers no chat completions.
         """
-        client = self._connected()
+        client, attempts = self._connected(), self._attempts
+        if timeout_s is not None:
+            client, attempts = client.with_options(timeout=timeout_s, max_retries=0), 1
         import openai
 
         try:
@@ -85,9 +125,10 @@ class Endpoint:
                 extra_headers=key_headers(self._key) if self._url else None,
             )
         except openai.APIStatusError as error:
-            return self._refused(error)
+            return self._refused(error, attempts)
         except openai.APIConnectionError as error:
-            raise self._away(f"{type(error).__name__}: {error.__cause__ or error}") from error
+            reason = f"{type(error).__name__}: {error.__cause__ or error}"
+            raise self._away(reason, attempts) from error
         except (ValueError, openai.OpenAIError) as error:
             raise self._nonsense() from error
         return self._read(answer)
@@ -142,21 +183,40 @@ class Endpoint:
             is_cut=choice.finish_reason == "length",
         )
 
-    def _refused(self, error: Any) -> Prediction:
+    def _refused(self, error: Any, attempts: int) -> Prediction:
         """A prompt that was refused for itself; anything else is raised."""
         status = error.status_code
         reason = f"status {status}: {first_line(error.response.text)}"
         if status >= 500 or status in BUSY:
-            raise self._away(reason) from error
-        if status in _OF_THE_PROMPT:
-            return Prediction(None, problem="refused", detail=reason)
-        what = "the key" if status in (401, 403) else "the request"
+            raise self._away(reason, attempts) from error
+        is_of_model = _is_about_the_model(error.body)
+        if status in _OF_THE_PROMPT and not is_of_model:
+            return Prediction(None, problem="refused", detail=reason, status=status)
+        what = "the model" if is_of_model else "the request"
+        what = "the key" if status in (401, 403) else what
         raise WorldModelError(f"{self.name} refused {what}: {reason}") from error
 
-    def _away(self, reason: str) -> WorldModelUnavailableError:
-        return WorldModelUnavailableError(
-            f"{self.name} did not answer {self._attempts} attempts: {reason}"
-        )
+    def _away(self, reason: str, attempts: int) -> WorldModelUnavailableError:
+        tried = f"{attempts} attempts" if attempts > 1 else "1 attempt"
+        return WorldModelUnavailableError(f"{self.name} did not answer {tried}: {reason}")
 
     def _nonsense(self) -> WorldModelError:
         return WorldModelError(f"{self.name} answers no chat completions: check the URL")
+
+
+def _is_about_the_model(body: object) -> bool:
+    """Whether an endpoint refused the name of the model, so that it will refuse every prompt.
+
+    OpenAI's form of an error names the parameter or a code; LiteLLM's proxy (its
+    ``ProxyModelNotFoundError``, status 400) says so in the message alone.
+    """
+    if not isinstance(body, dict):
+        return False
+    if body.get("param") == "model" or body.get("code") == "model_not_found":
+        return True
+    return _NO_SUCH_MODEL.match(str(body.get("message"))) is not None
+
+
+def _shown(url: str) -> str:
+    """An URL without the name and password in it."""
+    return _USER.sub("", url)

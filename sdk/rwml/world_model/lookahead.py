@@ -15,6 +15,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from rwml.capture import TENANT_KEY
 from rwml.content import SIMULATED_MARK, is_simulated
 from rwml.errors import StoreError
 from rwml.schema import Message, Step, ToolCall, Trajectory
@@ -25,9 +26,10 @@ SOURCE = "lookahead"
 METADATA_KEY = "lookahead"
 Mode = Literal["shadow", "advise", "block"]
 MODES: tuple[Mode, ...] = ("shadow", "advise", "block")
-Gone = Literal["late", "fault", "busy", "unformed"]
+Gone = Literal["late", "fault", "busy", "unformed", "refused"]
 """Why nothing was foreseen: the answer came after the budget, or not at all; the world model or its
-endpoint failed; too many look-aheads were under way; the answer held no prediction."""
+endpoint failed; too many look-aheads were under way; the answer held no prediction; the endpoint
+did not take the prompt."""
 QUANTILES = {"p50": 0.5, "p90": 0.9, "max": 1.0}
 _BAD = re.compile(
     r"""
@@ -56,7 +58,7 @@ class Verdict:
         warned: whether what was foreseen was bad; None where nothing was.
         ran: whether the tool ran after all.
         bad: whether what really happened was; None where the tool did not run.
-        predicted_s: seconds that the prediction took; None where it never came.
+        predicted_s: seconds that the prediction took, in time or not; None where none came.
         added_s: seconds that the call took longer for it.
     """
 
@@ -79,6 +81,7 @@ class Lookahead:
         result: what the tool said; None where it did not run.
         verdict: what it came to.
         thread_id: of the conversation; None where that has none.
+        tenant: whose conversation it is; None where nobody says.
     """
 
     call: ToolCall
@@ -86,6 +89,7 @@ class Lookahead:
     result: str | None
     verdict: Verdict
     thread_id: str | None = None
+    tenant: str | None = None
 
     def as_trajectory(self, id: str) -> Trajectory:
         """The trajectory that keeps it.
@@ -107,10 +111,9 @@ class Lookahead:
             metadata={METADATA_KEY: about},
         )
         now = datetime.now(UTC)
-        thread: dict[str, JsonValue] = (
-            {} if self.thread_id is None else {"thread_id": self.thread_id}
-        )
-        return Trajectory(id=id, source=SOURCE, steps=(step,), started_at=now, metadata=thread)
+        of = {"thread_id": self.thread_id, TENANT_KEY: self.tenant}
+        whose: dict[str, JsonValue] = {key: name for key, name in of.items() if name}
+        return Trajectory(id=id, source=SOURCE, steps=(step,), started_at=now, metadata=whose)
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ def read_lookaheads(store: Store) -> Iterator[Lookahead]:
         StoreError: one was written by another rwml.
     """
     for trajectory in store.trajectories(source=SOURCE):
-        thread = trajectory.metadata.get("thread_id")
+        thread, tenant = (trajectory.metadata.get(key) for key in ("thread_id", TENANT_KEY))
         for step in trajectory.steps:
             about = step.metadata.get(METADATA_KEY)
             try:
@@ -194,6 +197,7 @@ def read_lookaheads(store: Store) -> Iterator[Lookahead]:
                 result=real[0] if real else None,
                 verdict=verdict,
                 thread_id=None if thread is None else str(thread),
+                tenant=None if tenant is None else str(tenant),
             )
 
 

@@ -8,11 +8,12 @@ was meant to, and an `await` works in every event loop.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,9 +27,10 @@ from rwml.prompts.tokenizers import load_tokenizer
 from rwml.schema import Kind, Message, Trajectory, Transition
 from rwml.trajectory_recorder import MessageLike, read_message
 from rwml.world_model.cache import PredictionCache
-from rwml.world_model.endpoint import ATTEMPTS, TIMEOUT_S, Endpoint, is_url
+from rwml.world_model.endpoint import ATTEMPTS, TIMEOUT_S, Endpoint, read_target
 from rwml.world_model.predictions import Prediction, Scored
 from rwml.world_model.runs import RunFacts, read_run
+from rwml.world_model.workers import Workers, results, wait_for_all
 
 MAX_TOKENS = 1_024
 """Longest answer, reasoning included, where no run says more (ours)."""
@@ -36,6 +38,8 @@ CONCURRENCY = 8
 """Requests at once (ours)."""
 CACHED = 10_000
 """Predictions that are kept, of some kilobytes each (ours)."""
+CACHED_S = 600.0
+"""How long: another model may be served under the same name by then (ours)."""
 
 
 class WorldModel:
@@ -66,9 +70,11 @@ class WorldModel:
         timeout_s: of one request.
         attempts: of each request, while the endpoint is busy or out of reach.
         cached: predictions that are kept; 0 for none.
+        cached_s: how long; so long a model that was replaced under its name may still be heard.
 
     Raises:
-        UsageError: there is no name of a model, or a number is out of range.
+        UsageError: there is no name of a model, or one beside what is no URL; or a number is out
+            of range.
         ModelError: the run is none, or does not say how its prompts were made.
     """
 
@@ -87,18 +93,20 @@ class WorldModel:
         timeout_s: float = TIMEOUT_S,
         attempts: int = ATTEMPTS,
         cached: int = CACHED,
+        cached_s: float = CACHED_S,
     ) -> None:
         facts = None if run is None else read_run(Path(run))
-        url = endpoint_or_model if is_url(endpoint_or_model) else None
-        name = model or (None if url else endpoint_or_model) or (facts and facts.name)
+        url, named = read_target(endpoint_or_model, model)
+        name = named or (facts and facts.name)
         if not name:
             raise UsageError(f"name the model at {endpoint_or_model}: pass model or run")
         longest = 1 if max_tokens is None else max_tokens
-        if min(concurrency, attempts, longest) < 1 or not timeout_s > 0 or cached < 0:
+        if min(concurrency, attempts, longest) < 1 or not min(timeout_s, cached_s) > 0:
             raise UsageError(
-                "concurrency, attempts, max_tokens and timeout_s must be more than 0, and cached "
-                "0 or more"
+                "concurrency, attempts, max_tokens, timeout_s and cached_s must be more than 0"
             )
+        if cached < 0:
+            raise UsageError("cached must be 0 or more than 0")
         self._endpoint = Endpoint(
             url,
             model=name,
@@ -113,6 +121,7 @@ class WorldModel:
         self._facts: RunFacts | None = facts
         self._concurrency = concurrency
         self._cached = cached
+        self._cached_s = cached_s
         self._start()
         forking.register(self, child=WorldModel._in_child)
 
@@ -172,24 +181,34 @@ class WorldModel:
         return await asyncio.wrap_future(self.submit(trajectory, action, kind=kind))
 
     def submit(
-        self, trajectory: Trajectory, action: MessageLike, *, kind: Kind | None = None
+        self,
+        trajectory: Trajectory,
+        action: MessageLike,
+        *,
+        kind: Kind | None = None,
+        timeout_s: float | None = None,
     ) -> Future[Prediction]:
-        """As `predict`, but does not wait: a future, which can be given up."""
-        return self._submit(self._transition(trajectory, action, kind))
+        """As `predict`, but does not wait: a future, which can be given up.
+
+        Args:
+            timeout_s: of a single request, for who does not wait any longer; None for as often and
+                as long as the world model was made for.
+        """
+        return self._submit(self._transition(trajectory, action, kind), timeout_s)
 
     def predict_many(
         self, situations: Iterable[tuple[Trajectory, MessageLike]]
     ) -> list[Prediction]:
         """Predictions of n trajectories with an action each, in their order, asked at once."""
         asked = [self.submit(trajectory, action) for trajectory, action in situations]
-        return _results(asked)
+        return results(asked)
 
     async def apredict_many(
         self, situations: Iterable[tuple[Trajectory, MessageLike]]
     ) -> list[Prediction]:
         """As `predict_many`."""
         asked = [self.submit(trajectory, action) for trajectory, action in situations]
-        return await _all(asked)
+        return await wait_for_all(asked)
 
     def gap(
         self, prediction: Prediction | str, next_state: str | Sequence[Message]
@@ -214,7 +233,7 @@ class WorldModel:
         self, prediction: Prediction | str, next_state: str | Sequence[Message]
     ) -> float | None:
         """As `gap`."""
-        return await asyncio.wrap_future(self._pool.submit(self.gap, prediction, next_state))
+        return await asyncio.wrap_future(self._workers.submit(self.gap, prediction, next_state))
 
     def surprise(self, transition: Transition) -> float | None:
         """The gap between what the model expects of a transition and what really came back.
@@ -245,18 +264,18 @@ class WorldModel:
     def score_many(self, transitions: Iterable[Transition]) -> list[Scored]:
         """Predictions of n transitions beside what came back, and how far apart they are."""
         given = list(transitions)
-        predictions = _results([self._submit(transition) for transition in given])
+        predictions = results([self._submit(transition) for transition in given])
         return self._score(given, predictions)
 
     async def ascore_many(self, transitions: Iterable[Transition]) -> list[Scored]:
         """As `score_many`."""
         given = list(transitions)
-        predictions = await _all([self._submit(transition) for transition in given])
-        return await asyncio.wrap_future(self._pool.submit(self._score, given, predictions))
+        predictions = await wait_for_all([self._submit(transition) for transition in given])
+        return await asyncio.wrap_future(self._workers.submit(self._score, given, predictions))
 
     def close(self) -> None:
-        """Stops asking; what waits is given up."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Stops asking; what has not begun is given up, what is being asked is waited for."""
+        self._workers.close()
         self._endpoint.close()
 
     def __enter__(self) -> WorldModel:
@@ -276,27 +295,31 @@ class WorldModel:
         self._prompting = threading.Lock()
         self._maker: PromptMaker | None = None
         self._made_encoder: CachedEncoder | None = None
-        self._cache = PredictionCache(self._cached)
-        self._pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="rwml-world-model")
+        self._cache = PredictionCache(self._cached, kept_s=self._cached_s)
+        self._workers = Workers(self._concurrency, name="rwml-world-model")
 
     def _in_child(self) -> None:
         """Threads, and who held the locks, stayed in the parent."""
         self._endpoint.in_child()
         self._start()
 
-    def _submit(self, transition: Transition) -> Future[Prediction]:
+    def _submit(self, transition: Transition, timeout_s: float | None = None) -> Future[Prediction]:
         try:
-            return self._pool.submit(self._predict, transition)
+            return self._workers.submit(self._predict, transition, timeout_s)
         except RuntimeError as error:
             raise UsageError("this world model was closed: make another one") from error
 
-    def _predict(self, transition: Transition) -> Prediction:
+    def _predict(self, transition: Transition, timeout_s: float | None) -> Prediction:
         prompt = self._prompt(transition)
         if prompt is None:
             return Prediction(None, problem="too_long")
-        content = json.dumps([self._endpoint.name, self._max_tokens, prompt])
+        # Who waits longer must not share the failure of who did not.
+        content = json.dumps([self._endpoint.name, self._max_tokens, timeout_s, prompt])
         key = hashlib.sha256(content.encode()).digest()
-        return self._cache.get(key, lambda: self._endpoint.ask(prompt, max_tokens=self._max_tokens))
+        ask = functools.partial(
+            self._endpoint.ask, prompt, max_tokens=self._max_tokens, timeout_s=timeout_s
+        )
+        return self._cache.get(key, ask)
 
     def _prompt(self, transition: Transition) -> Prompt | None:
         with self._prompting:
@@ -366,20 +389,3 @@ def _kind(trajectory: Trajectory, action: Message) -> Kind:
         return "tool"
     known = [step.kind for step in trajectory.steps if step.kind is not None]
     return "environment" if "environment" in known else "user"
-
-
-def _results(asked: list[Future[Prediction]]) -> list[Prediction]:
-    """All results; where one fails, what has not begun is given up."""
-    try:
-        return [future.result() for future in asked]
-    finally:
-        for future in asked:
-            future.cancel()
-
-
-async def _all(asked: list[Future[Prediction]]) -> list[Prediction]:
-    try:
-        return list(await asyncio.gather(*map(asyncio.wrap_future, asked)))
-    finally:
-        for future in asked:
-            future.cancel()

@@ -8,24 +8,23 @@ are looked at a batch at a time and not kept, but for a bounded sample of next s
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import Literal
 
 from rwml.encoders import Encoder, gaps
 from rwml.errors import UsageError, WorldModelError
 from rwml.prompts.profiles import result_text
-from rwml.schema import Kind, Trajectory, Transition
-from rwml.sightings import INNER_SOURCES, Sightings
+from rwml.schema import Kind, Transition
 from rwml.store import Store
 from rwml.world_model.baseline import Baseline, ToolBaseline
 from rwml.world_model.drift import FALSE_ALARMS, MIN_SHIFT, Group, Shift, find_shifts, mean_surprise
 from rwml.world_model.model import WorldModel
 from rwml.world_model.predictions import Scored
+from rwml.world_model.selection import Selection, bucket
 
 BATCH = 256
 """Transitions that are asked about at once (ours)."""
@@ -34,7 +33,6 @@ MAX_GROUPS = 5_000
 the test. Those of one bucket count as one (ours)."""
 SAMPLED = 256
 """Next states of each tool, the first ones, from which trivial predictors are measured (ours)."""
-_DOMAIN = b"rwml-monitor\0"  # apart from every other hash of an id
 
 Seen = tuple[Transition, Scored]
 Track = Callable[[Iterable[Seen]], Iterable[Seen]]
@@ -42,62 +40,6 @@ Track = Callable[[Iterable[Seen]], Iterable[Seen]]
 Status = Literal["drift", "steady", "unpredictable", "new", "too few", "unscored", "measured"]
 """Has become more surprising; has not; was never predictable; not in the baseline; too few tasks
 or threads to tell; nothing could be scored; there is no baseline to compare with."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Which recorded transitions are looked at.
-
-    Attributes:
-        source: only this one's.
-        since: only trajectories that began then or later.
-        until: only trajectories that began before.
-        sample: share of the transitions, by a hash of their ids: the same ones every time.
-
-    Raises:
-        UsageError: the share is not above 0 and at most 1, or the times are the wrong way round.
-    """
-
-    source: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    sample: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.sample <= 1:
-            raise UsageError(f"a sample is a share such as 5% or 0.05, not {self.sample:g}")
-        if self.since and self.until and self.since >= self.until:
-            raise UsageError("the period ends before it begins: swap --since and --until")
-
-    def pick(self, store: Store, *, history: int) -> Iterator[Transition]:
-        """The transitions, each call once: of one that was recorded twice, the client's."""
-        seen = self._sightings(store)
-        for trajectory in store.trajectories(source=self.source):
-            if self._is_within(trajectory):
-                for transition in trajectory.transitions(history=history):
-                    if self._is_sampled(transition) and not seen.has_twin_of(transition):
-                        yield transition
-
-    def _sightings(self, store: Store) -> Sightings:
-        if not any(store.counts(source=name).transitions for name in INNER_SOURCES):
-            return Sightings()
-        return Sightings(store.transitions(history=0, source=self.source))
-
-    def _is_within(self, trajectory: Trajectory) -> bool:
-        if self.since is None and self.until is None:
-            return True
-        began = trajectory.started_at or next(
-            (step.started_at for step in trajectory.steps if step.started_at), None
-        )
-        if began is None:
-            return False
-        began = began if began.tzinfo else began.replace(tzinfo=UTC)
-        return (self.since is None or began >= self.since) and (
-            self.until is None or began < self.until
-        )
-
-    def _is_sampled(self, transition: Transition) -> bool:
-        return _bucket(transition.id, 2**64) < self.sample * 2**64
 
 
 @dataclass(frozen=True)
@@ -146,6 +88,11 @@ class Monitor:
         self._encoder = encoder
         self._mask_tools = mask_tools
         self._tools: dict[tuple[Kind, str | None], _Tally] = {}
+        self.latest: datetime | None = None
+
+    def note_beginning(self, began: datetime) -> None:
+        """Takes in when a trajectory began; `latest` is the last of these times."""
+        self.latest = began if self.latest is None else max(began, self.latest)
 
     def add(self, transition: Transition, scored: Scored) -> None:
         """Takes in a transition that was scored."""
@@ -202,11 +149,8 @@ class Monitor:
         before = {(each.kind, each.tool): each for each in reference or ()}
         names = {str(key): key for key in self._tools if key in before}
         shifts = find_shifts(
-            {
-                name: (before[key].samples, self._tools[key].samples)
-                for name, key in names.items()
-                if before[key].is_predictable
-            },
+            {name: (before[key].samples, self._tools[key].samples) for name, key in names.items()},
+            untested=[name for name, key in names.items() if not before[key].is_predictable],
             false_alarms=false_alarms,
             min_shift=min_shift,
         )
@@ -245,14 +189,26 @@ class Monitor:
 
 
 def watch(
-    world: WorldModel, store: Store, selection: Selection, *, batch: int = BATCH
+    world: WorldModel,
+    store: Store,
+    selection: Selection,
+    *,
+    batch: int = BATCH,
+    note: Callable[[datetime], None] | None = None,
 ) -> Iterator[Seen]:
     """Scores the selected transitions, a batch of them in memory at a time.
+
+    Args:
+        world: that is asked.
+        store: with the recorded traffic.
+        selection: of it.
+        batch: transitions at once.
+        note: see `Selection.pick`.
 
     Raises:
         WorldModelError, ModelError, RewardError: see `WorldModel.score_many`.
     """
-    waiting: Iterator[Transition] = selection.pick(store, history=world.history)
+    waiting: Iterator[Transition] = selection.pick(store, history=world.history, note=note)
     while found := list(islice(waiting, batch)):
         yield from zip(found, world.score_many(found), strict=True)
 
@@ -273,7 +229,7 @@ def look(world: WorldModel, store: Store, selection: Selection, *, track: Track 
         RewardError: there is no encoder, or it fails.
     """
     taken = Monitor(world.encoder, mask_tools=world.prompts.mask_tools)
-    for transition, scored in track(watch(world, store, selection)):
+    for transition, scored in track(watch(world, store, selection, note=taken.note_beginning)):
         taken.add(transition, scored)
     if not taken.scored:
         if not taken.missing:
@@ -294,6 +250,7 @@ def describe(world: WorldModel, store: Store, selection: Selection, monitor: Mon
         source=selection.source,
         since=None if selection.since is None else selection.since.isoformat(),
         until=None if selection.until is None else selection.until.isoformat(),
+        latest=monitor.latest,
         tools=monitor.measured(),
     )
 
@@ -333,7 +290,7 @@ class _Tally:
             self.missing[str(scored.missing)] += 1
             self.detail = self.detail or scored.prediction.detail
             return
-        sums = self.groups.setdefault(_bucket(group, MAX_GROUPS), [0.0, 0])
+        sums = self.groups.setdefault(bucket(group, MAX_GROUPS), [0.0, 0])
         sums[0] += scored.surprise
         sums[1] += 1
         if len(self.texts) < SAMPLED:
@@ -349,14 +306,12 @@ class _Tally:
             return None
         targets = [target for target, _ in self.texts]
         commonest = Counter(targets).most_common(1)[0][0]
-        answers = ([commonest] * len(targets), [last for _, last in self.texts])
-        return min(sum(gaps(encoder, each, targets)) / len(targets) for each in answers)
-
-
-def _bucket(name: str, buckets: int) -> int:
-    """One of the buckets, by a hash: the same one every time."""
-    text = name.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.sha256(_DOMAIN + text).digest()[:8], "big") % buckets
+        copies = [(last, target) for target, last in self.texts if last.strip()]
+        constant = sum(gaps(encoder, [commonest] * len(targets), targets))
+        # Nothing to copy predicts nothing, and endpoints refuse to embed it: as far as can be.
+        copied = sum(gaps(encoder, *map(list, zip(*copies, strict=True)))) if copies else 0.0
+        copied += len(targets) - len(copies)
+        return min(constant, copied) / len(targets)
 
 
 def _status(

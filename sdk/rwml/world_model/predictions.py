@@ -21,7 +21,8 @@ class Prediction:
         reasoning: what the model thought before.
         completion: its answer as it came.
         problem: None where there is a prediction.
-        detail: what the endpoint said to a prompt that it refused.
+        detail: what the endpoint said to a prompt that it refused; it may quote the prompt.
+        status: of HTTP, with which it refused the prompt; None where it did not.
     """
 
     text: str | None
@@ -29,6 +30,7 @@ class Prediction:
     completion: str = ""
     problem: Problem | None = None
     detail: str = ""
+    status: int | None = None
 
 
 @dataclass(frozen=True)
