@@ -25,7 +25,7 @@ def merge(
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Merge a run's LoRA adapter into its base model: a folder that any engine loads.
+    """Merge a run into a folder that any engine loads: LoRA adapter and base, or all weights.
 
     It holds a model card, README.md: recipe, data, results, licence.
 
