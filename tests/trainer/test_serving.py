@@ -414,6 +414,6 @@ def test_a_world_model_asks_through_the_gateway(served: Served, run: Path) -> No
             assert not isinstance(caught.value, WorldModelUnavailableError)
     with (
         rwml.WorldModel(served.endpoint, api_key=served.key, model="nobody", run=run) as world,
-        pytest.raises(WorldModelError, match="refused the model: status 400"),
+        pytest.raises(WorldModelError, match="refused the model: status 404"),
     ):
         world.predict(trajectory, action)
