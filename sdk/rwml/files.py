@@ -6,10 +6,13 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from rwml.errors import UsageError
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
@@ -72,6 +75,20 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(former, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_private(folder: Path) -> None:
+    """Makes a folder that its owner alone can enter, or closes one that exists to all others.
+
+    Raises:
+        UsageError: it is somebody else's, who could put his keys and orders into it.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = folder.stat()
+    if found.st_uid != os.getuid():
+        raise UsageError(f"{folder} belongs to another user: choose a folder of your own")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        folder.chmod(0o700)
 
 
 def file_sha256(path: Path) -> str:

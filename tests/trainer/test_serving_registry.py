@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rwml.errors import ModelError, UsageError
+from rwml_trainer.serving import keys
 from rwml_trainer.serving.keys import SESSION, KeyFile, KeyRing
 from rwml_trainer.serving.registry import Outcome, Registry, Version
 
@@ -117,6 +118,30 @@ def test_a_key_is_found_until_it_ends(tmp_path: Path) -> None:
     assert ring.find(lasting.encode()) is not None
     file.revoke("lasting")
     assert ring.find(lasting.encode()) is None
+
+
+def test_keys_that_could_not_be_read_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = KeyFile(tmp_path)
+    secret = file.add("ci")
+    ring = KeyRing(file.path)
+
+    def fails(path: Path) -> tuple[()]:
+        raise UsageError("too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keys, "_read", fails)
+        assert ring.find(secret.encode()) is None
+    assert ring.find(secret.encode()) is not None
+
+
+def test_a_folder_is_closed_to_others(tmp_path: Path) -> None:
+    folder = tmp_path / "serving"
+    folder.mkdir(mode=0o775)
+    folder.chmod(0o775)
+    KeyFile(folder).add("ci")
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_keys_have_names_of_their_own(tmp_path: Path) -> None:

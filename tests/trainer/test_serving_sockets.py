@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import resource
 import socket
@@ -168,6 +169,18 @@ def test_a_dripping_head_does_not_buy_time() -> None:
 
         until(is_given_up)
         connection.close()
+
+
+def test_a_client_that_reads_nothing_is_given_up() -> None:
+    with Running(send_timeout_s=0.5) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(1)
+        connection.connect(("127.0.0.1", server.port))
+        ask = f"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode()
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            for _ in range(200):  # each is refused, and nobody reads the refusals
+                connection.sendall(ask * 200)
+        until(lambda: not server.server.server_state.connections)
 
 
 def test_a_connection_that_was_used_is_given_up_too() -> None:

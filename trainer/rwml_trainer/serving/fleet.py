@@ -185,7 +185,7 @@ class Fleet:
         wanting = False
         try:
             message = self._swap(name, order)
-        except RwmlError as error:
+        except (RwmlError, OSError) as error:  # no memory, or no disk: we stay as we are
             wanting = isinstance(error, CanaryError)
             message, ok = " ".join(str(error).split()), False
         else:
@@ -209,6 +209,9 @@ class Fleet:
             raise UsageError(f"this server does not serve {name}: start it with a run of that name")
         version = self._registry.read().versions[order.version]
         current = self._running[self._aliases[name]]
+        if current.version.id == version.id:  # it was ordered before this server moved the name
+            self._registry.move(version, order.kind)
+            return f"{name} is {version.id} already"
         new = self._running.get(version.id)
         if new is None:
             self._notify(f"starting {version.id}")
@@ -216,7 +219,8 @@ class Fleet:
         try:
             if order.kind == "promote":  # one goes back to what one had, whatever the new one can
                 self._compare(new, current)
-        except CanaryError:
+            self._registry.move(version, order.kind)  # first: if it cannot be written nothing moves
+        except (RwmlError, OSError):
             if version.id not in self._running:
                 new.engine.process.stop(ENGINE_GRACE_S)
             raise
@@ -225,7 +229,6 @@ class Fleet:
         self._aliases[name] = version.id
         current.state, current.leaving_since = "leaving", time.monotonic()
         self._publish()
-        self._registry.move(version, order.kind)
         return f"{name} is {version.id} ({new.findings}), and was {current.version.id}"
 
     def _compare(self, new: Running, current: Running) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from rwml_trainer.serving.guard import SEND_TIMEOUT_S
 from rwml_trainer.serving.routing import Switchboard
 
 HEAD_TIMEOUT_S = 10.0
@@ -35,7 +36,9 @@ class ImpatientProtocol(H11Protocol):
     """
 
     head_timeout_s = HEAD_TIMEOUT_S
+    send_timeout_s = SEND_TIMEOUT_S
     _deadline: asyncio.TimerHandle | None = None
+    _taken_by: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """A client came."""
@@ -45,7 +48,19 @@ class ImpatientProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         self._stop_waiting()
+        self._stop_sending()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than it is answered, or not at all."""
+        super().pause_writing()
+        self._stop_sending()
+        self._taken_by = self.loop.call_later(self.send_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has read what there was."""
+        self._stop_sending()
+        super().resume_writing()
 
     def handle_events(self) -> None:
         """Bytes came, which may complete the head of a request."""
@@ -57,6 +72,11 @@ class ImpatientProtocol(H11Protocol):
         """An answer ended: the next request may come."""
         self._wait_for_head()
         super().on_response_complete()
+
+    def _stop_sending(self) -> None:
+        if self._taken_by is not None:
+            self._taken_by.cancel()
+            self._taken_by = None
 
     def _wait_for_head(self) -> None:
         self._stop_waiting()
@@ -86,9 +106,11 @@ class DrainingServer(uvicorn.Server):
         switchboard: Switchboard,
         on_started: Callable[[], None],
         head_timeout_s: float = HEAD_TIMEOUT_S,
+        send_timeout_s: float = SEND_TIMEOUT_S,
         drain_s: float = DRAIN_S,
     ) -> None:
-        protocol = type("Protocol", (ImpatientProtocol,), {"head_timeout_s": head_timeout_s})
+        limits = {"head_timeout_s": head_timeout_s, "send_timeout_s": send_timeout_s}
+        protocol = type("Protocol", (ImpatientProtocol,), limits)
         super().__init__(
             uvicorn.Config(
                 app,

@@ -20,7 +20,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rwml.errors import UsageError
-from rwml.files import whole_file
+from rwml.files import make_private, whole_file
 
 KEYS = "keys.json"
 SESSION = "session"
@@ -142,7 +142,7 @@ class KeyFile:
 
     @contextmanager
     def _changing(self) -> Iterator[list[Key]]:
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(self.path.parent)
         with self._lock:
             keys = list(_read(self.path))
             yield keys
@@ -190,11 +190,10 @@ class KeyRing:
             return
         seen = (status.st_mtime_ns, status.st_ino, status.st_size)
         if seen != self._seen:
-            self._seen = seen
             try:
-                self._keys = _read(self._path)
-            except UsageError:
-                self._keys = ()
+                self._seen, self._keys = seen, _read(self._path)
+            except UsageError:  # perhaps only for now: it is read again with the next request
+                self._seen, self._keys = None, ()
 
 
 def _read(path: Path) -> tuple[Key, ...]:

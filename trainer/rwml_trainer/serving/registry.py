@@ -21,7 +21,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rwml.errors import ModelError, UsageError
-from rwml.files import file_sha256, whole_file
+from rwml.files import file_sha256, make_private, whole_file
 from rwml.prompts import Profile
 from rwml_trainer.runs import Stage
 
@@ -212,7 +212,7 @@ class Registry:
 
     @contextmanager
     def _changing(self) -> Iterator[Draft]:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(self.folder)
         with self._lock:
             contents = self.read()
             draft = Draft(dict(contents.versions), dict(contents.aliases))

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from rwml.errors import UsageError
 from rwml.extras import require
+from rwml.files import make_private
 from rwml_trainer import runs
 from rwml_trainer.serving import gateway
 from rwml_trainer.serving.engine import start_transformers
@@ -30,7 +31,7 @@ from rwml_trainer.serving.gateway import Gateway
 from rwml_trainer.serving.keys import KeyFile
 from rwml_trainer.serving.process import ServerProcess, bind
 from rwml_trainer.serving.registry import Outcome, Registry, Version
-from rwml_trainer.serving.versions import add_version, read_source, split_name
+from rwml_trainer.serving.versions import Notify, add_version, read_source, split_name
 
 LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
 MODULES = (
@@ -156,8 +157,18 @@ def serve(
         fleet.connect(front, deadline)
         front.wait(fleet.table().aliases, needs=fleet.engines, deadline=deadline)
         for version in versions:
-            registry.move(version)
+            _move(registry, version, notify)
         yield _served(fleet, front)
+
+
+def _move(registry: Registry, version: Version, notify: Notify) -> None:
+    before = registry.read().aliases.get(version.name)
+    if before is not None and before.current != version.id:
+        notify(
+            f"{version.name} was {before.current}, and is {version.id} again, which was asked for; "
+            f"without a run 'rwml serve --serving {registry.folder}' serves what was promoted"
+        )
+    registry.move(version)
 
 
 def is_running(folder: Path) -> bool:
@@ -250,7 +261,7 @@ def _bound(host: str, port: int, expose: Sequence[str]) -> Iterator[socket.socke
 def _own(work: Path) -> Iterator[None]:
     """Makes the folder, closed to others, and holds it: two servers would mix their files."""
     try:
-        work.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(work)
         lock = FileLock(work / LOCK, timeout=LOCK_TIMEOUT_S, mode=0o600)
         lock.acquire()
     except Timeout as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from rwml.errors import ModelError, UsageError
+from rwml.files import make_private
 from rwml.prompts import Profile
 from rwml_trainer import runs
 from rwml_trainer.merging import merge
@@ -119,6 +120,7 @@ def _merged(
     if Path(run.base_model).is_dir():
         check_model_folder(Path(run.base_model))
     notify(f"merging {source} ({stage})")
+    make_private(registry.folder)
     return merge(source, registry.folder.resolve() / VERSIONS / id, stage=stage)
 
 

@@ -1,0 +1,90 @@
+"""What the fleet does with orders: the real registry, and engines that are stood for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.trainer.test_serving_registry import NOW, version
+
+from rwml_trainer.serving.fleet import Fleet, Running
+from rwml_trainer.serving.registry import Order, Registry
+
+
+class Engine:
+    """Stands for an engine."""
+
+    name, url, model = "stub", "http://127.0.0.1:1/v1", "m"
+
+    def __init__(self) -> None:
+        self.is_stopped = False
+        self.process = SimpleNamespace(stop=self.stop)
+
+    def stop(self, grace_s: float) -> None:
+        self.is_stopped = True
+
+
+def fleet_of(registry: Registry, current: int) -> tuple[Any, Engine]:
+    """A fleet that serves one version."""
+    fleet: Any = Fleet(registry, notify=lambda line: None, start_timeout_s=1)
+    engine: Any = Engine()
+    known = version(current)
+    fleet._running[known.id] = Running(known, engine)
+    fleet._aliases["world"] = known.id
+    return fleet, engine
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    made = Registry(tmp_path / "serving")
+    for step in (1, 2):
+        made.add(version(step))
+    made.move(version(1))
+    return made
+
+
+def test_a_name_that_is_there_already_stays(registry: Registry) -> None:
+    fleet, engine = fleet_of(registry, 2)  # the registry says 1, as before this server's start
+    order = registry.order("promote", "world@2")
+    fleet._carry_out("world", order)
+    alias = registry.read().aliases["world"]
+    assert (alias.current, alias.order) == ("world@2", None)
+    assert alias.outcome is not None
+    assert (alias.outcome.ok, alias.outcome.message) == (True, "world is world@2 already")
+    assert fleet._running["world@2"].state == "ready"
+    assert not engine.is_stopped
+
+
+def test_a_machine_that_cannot_start_an_engine_goes_on_as_it_was(registry: Registry) -> None:
+    fleet, engine = fleet_of(registry, 1)
+
+    def fails(_: object) -> None:
+        raise OSError("no memory")
+
+    fleet._start = fails
+    fleet._carry_out("world", registry.order("promote", "world@2"))
+    alias = registry.read().aliases["world"]
+    assert alias.current == fleet._aliases["world"] == "world@1"
+    assert alias.outcome is not None
+    assert (alias.outcome.ok, alias.outcome.message) == (False, "no memory")
+    assert not engine.is_stopped
+
+
+def test_a_registry_that_cannot_be_written_moves_nothing(registry: Registry) -> None:
+    fleet, _ = fleet_of(registry, 1)
+    new: Any = Engine()
+    fleet._start_and_check = lambda wanted: Running(wanted, new)
+
+    def fails(*_: object) -> None:
+        raise OSError("no space")
+
+    fleet._registry.move = fails
+    order = Order(ticket="t", kind="promote", version="world@2", asked_at=NOW)
+    with pytest.raises(OSError, match="no space"):
+        fleet._swap("world", order)
+    assert fleet._aliases["world"] == "world@1"
+    assert fleet._running.keys() == {"world@1"}
+    assert fleet._running["world@1"].state == "ready"
+    assert new.is_stopped
