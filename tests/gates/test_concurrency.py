@@ -46,7 +46,7 @@ def check(url: str, *, expected: int, steps: int) -> dict[str, int]:
 )
 def test_at_once_in_one_process(tmp_path: Path, way: str, number: int, steps: int) -> None:
     url = f"sqlite:///{tmp_path / 'rwml.db'}"
-    run("writers", url, way, number, steps, timeout_s=rounds(120, 1800))
+    run("writers", url, way, number, steps, timeout_s=rounds(240, 1800))
     seen = check(url, expected=number, steps=steps)
     figure(f"5_{way}", number=number, records_of_each=2 * steps + 2, **seen)
     assert (seen["missing"], seen["wrong"]) == (0, 0)
