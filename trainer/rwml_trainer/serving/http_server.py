@@ -30,7 +30,7 @@ CLOSE_S = 2.0
 
 
 class ImpatientProtocol(H11Protocol):
-    """HTTP/1.1 that gives up a connection whose next request has not begun in time.
+    """HTTP/1.1 that gives up a connection whose next request or reader does not come in time.
 
     uvicorn's timer of idle connections starts after the first answer, and any byte stops it.
     """
@@ -96,6 +96,7 @@ class DrainingServer(uvicorn.Server):
         switchboard: knows what is in flight.
         on_started: called once requests can come.
         head_timeout_s: for the head of a request.
+        send_timeout_s: for a client to read what it was answered.
         drain_s: for requests in flight at the end.
     """
 
