@@ -92,7 +92,11 @@ def train(
     try:
         supervised = [sft_row(row, data.manifest.templates) for row in data.train]
         model = _warm_model(base, tokenizer, supervised, recipe=recipe, out=out)
-        rewards = _run_grpo(model, tokenizer, data.train, reward, recipe=recipe, out=out)
+        rewards = (
+            _run_grpo(model, tokenizer, data.train, reward, recipe=recipe, out=out)
+            if recipe.grpo.steps
+            else []
+        )
     finally:
         if is_first():
             shutil.rmtree(out / SCRATCH, ignore_errors=True)
@@ -102,7 +106,7 @@ def train(
         weights=recipe.weights,
         steps=len(rewards),
         rewards=tuple(rewards),
-        warm_start=recipe.warm_start.steps > 0,
+        warm_start=recipe.warm_start.steps > 0 and recipe.grpo.steps > 0,
         template_sha256=data.manifest.template_sha256,
         encoder=encoder,
         dataset=str(dataset.resolve()),
@@ -188,11 +192,11 @@ def _check_folder(out: Path, told: dict[str, Any], *, resume: bool) -> None:
 
 
 def _warm_model(base: str, tokenizer: Any, rows: Any, *, recipe: Recipe, out: Path) -> Any:
-    """The model to train: as it is, or after a warm start."""
+    """The model to train: as it is, or after a warm start; without GRPO that is all."""
     from transformers import set_seed
 
     set_seed(recipe.seed)
-    folder = out / FOLDERS[recipe.weights]["warm_start"]
+    folder = out / FOLDERS[recipe.weights]["warm_start" if recipe.grpo.steps else "trained"]
     if recipe.warm_start.steps and on_first(folder.is_dir):
         return _load_trainable(base, recipe, folder)
     model = _load_trainable(base, recipe)

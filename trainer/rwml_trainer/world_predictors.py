@@ -291,10 +291,12 @@ def _write_predictions(folder: Path, mark: str, scored: Mapping[str, Scored]) ->
 
 def _lines(scored: Scored) -> Iterator[dict[str, JsonValue]]:
     """A line for each row and seed."""
-    for row, answers in zip(scored.rows, scored.answers, strict=True):
+    of_rows = zip(scored.rows, clusters(scored.rows), scored.answers, strict=True)
+    for row, task, answers in of_rows:
         for number, answer in enumerate(answers):
             yield {
                 "id": row["id"],
+                "task": task,
                 "kind": row["kind"],
                 "tool": row["tool"],
                 "seed": number,

@@ -31,7 +31,9 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
     recipe: RecipeOption = "demo",
     model: ModelOption = None,
-    steps: Annotated[int | None, typer.Option(help="GRPO steps.", min=1)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="GRPO steps; 0 for WM SFT alone.", min=0)
+    ] = None,
     warm_start_steps: Annotated[
         int | None, typer.Option(help="WM-SFT steps before GRPO; 0 for none.", min=0)
     ] = None,

@@ -237,7 +237,7 @@ class GrpoRecipe(Section):
     """GRPO as in sec. 2.3.
 
     Attributes:
-        steps: optimiser steps.
+        steps: optimiser steps; 0 for none, so that the warm start is all there is: WM SFT alone.
         epochs: passes over the training rows; decides the steps where it is set.
         group_size: G, completions of one prompt.
         prompts_per_step: groups of one optimiser step.
@@ -253,7 +253,7 @@ class GrpoRecipe(Section):
         save_steps: steps from one checkpoint to the next; 0 for none.
     """
 
-    steps: int = setting(100, "ours", ge=1)
+    steps: int = setting(100, "ours", ge=0)
     epochs: float | None = setting(None, "ours: steps decide", gt=0)
     group_size: int = setting(8, "app. B: ALFWorld", ge=2)
     prompts_per_step: int = setting(1, "ours: the paper's batch is 32", ge=1)
@@ -390,3 +390,10 @@ class Recipe(Section):
     grpo: GrpoRecipe = GrpoRecipe()
     compute: ComputeRecipe = ComputeRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> Recipe:
+        stages = (self.grpo, self.warm_start)
+        if not any(stage.steps or stage.epochs for stage in stages):
+            raise ValueError("grpo.steps and warm_start.steps are both 0: nothing to train")
+        return self
