@@ -41,7 +41,7 @@ def test_overrides_win_and_none_is_skipped() -> None:
     [
         ("model='m'\n[grpo]\nstep=3", "unknown key 'grpo.step': did you mean 'steps'"),
         ("model='m'\nlearning=3", "unknown key 'learning': known keys: .*grpo"),
-        ("model='m'\n[grpo]\nsteps=0", "grpo.steps: .*greater than or equal to 1"),
+        ("model='m'\n[grpo]\nsteps=-1", "grpo.steps: .*greater than or equal to 0"),
         ("model='m'\n[data]\nprofile='long'", "data.profile"),
         ("[grpo]\nsteps=1", "model: Field required"),
         ("model=", "is not TOML"),

@@ -107,9 +107,12 @@ def test_groups_of_unequal_size_share_what_divides_them(caches: list[SharedCache
     assert caches[-1].layers[0].prompt_keys.shape[0] == 6  # type: ignore[attr-defined]
 
 
-def test_single_rows_go_the_plain_way(caches: list[SharedCache]) -> None:
+def test_single_rows_share_nothing_and_are_not_copied(caches: list[SharedCache]) -> None:
     check(FAMILIES["llama"]().eval(), prompts(1, 2, 1))
-    assert not caches
+    assert caches[-1].layers[0].prompt_keys.shape[0] == 4  # type: ignore[attr-defined]
+    seen = len(caches)
+    check(gemma().eval(), prompts(1, 1))
+    assert len(caches) == seen
 
 
 def test_a_model_that_packs_rows_keeps_its_attention(caches: list[SharedCache]) -> None:

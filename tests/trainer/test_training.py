@@ -166,3 +166,19 @@ def test_all_weights_can_be_trained_and_served(
     for name, weight in weights.items():
         assert torch.equal(merged[name], weight.bfloat16())
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_without_grpo_the_warm_start_is_the_run(
+    shop_dataset: Path, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    alone = tiny_recipe.grpo.model_copy(update={"steps": 0})
+    recipe = tiny_recipe.model_copy(update={"grpo": alone})
+    run = train(shop_dataset, tmp_path / "sft", recipe=recipe)
+    assert (run.steps, run.rewards, run.warm_start) == (0, (), False)
+    lines = [json.loads(line) for line in (tmp_path / "sft/metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["warm_start"] * 2
+    weights = load_file(weights_folder(tmp_path / "sft") / "adapter_model.safetensors")
+    assert any(weight.abs().sum() > 0 for name, weight in weights.items() if "lora_B" in name)
+    with pytest.raises(ModelError):
+        weights_folder(tmp_path / "sft", "warm_start")
+    assert train(shop_dataset, tmp_path / "sft", recipe=recipe, resume=True) == run

@@ -68,9 +68,6 @@ def sample(
         batch_size: completions generated at once; those of one prompt stay together.
         on_prompt: called with the place of each prompt and its completions, as they come.
     """
-    # The package's name brings trl along: only who samples waits for it.
-    from rwml_trainer.grpo.prefill import shared_prefill
-
     texts = [render_chat(tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
     attempts = len(seeds[0]) if seeds else 1
@@ -79,14 +76,13 @@ def sample(
         places = order[first : first + at_once]
         flat = [seed for place in places for seed in seeds[place]]
         noise = _seeded_noise(flat, temperature, str(model.device))
-        with shared_prefill(model):
-            decoded = _complete(
-                model,
-                tokenizer,
-                [texts[place] for place in places for _ in range(attempts)],
-                max_new_tokens=max_new_tokens,
-                logits_processor=[noise],
-            )
+        decoded = _complete(
+            model,
+            tokenizer,
+            [texts[place] for place in places for _ in range(attempts)],
+            max_new_tokens=max_new_tokens,
+            logits_processor=[noise],
+        )
         for number, place in enumerate(places):
             on_prompt(place, decoded[number * attempts : (number + 1) * attempts])
 
@@ -121,6 +117,9 @@ def _complete(
     """Greedy completions of a batch of rendered prompts, special tokens removed."""
     import torch
 
+    # The package's name brings trl along: only who generates waits for it.
+    from rwml_trainer.grpo.prefill import shared_prefill
+
     batch = tokenizer(
         list(texts),
         padding=True,
@@ -128,7 +127,7 @@ def _complete(
         add_special_tokens=False,
         return_tensors="pt",
     ).to(model.device)
-    with torch.inference_mode():
+    with torch.inference_mode(), shared_prefill(model):
         output = model.generate(
             **batch,
             max_new_tokens=max_new_tokens,

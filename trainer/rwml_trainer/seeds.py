@@ -27,6 +27,8 @@ EVALUATION = "eval"
 AGAINST = "against"
 """How the other method's trained models are called."""
 _MODELS = ("base", "warm_start", "trained")
+_SEEDLESS = (*TRIVIAL, "base")
+"""Predictors that no training changes: the first run's evaluation is enough."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,11 @@ def pool(runs: Sequence[Path], against: Sequence[Path] = ()) -> dict[str, JsonVa
     for evaluation in (*read[1:], *others):
         read[0].check_rows(evaluation)
     names = [*TRIVIAL, *_MODELS]
-    methods = {name: _method(name, name, read) for name in names if read[0].has(name)}
+    methods = {
+        name: _method(name, name, read[:1] if name in _SEEDLESS else read)
+        for name in names
+        if read[0].has(name)
+    }
     if others:
         methods[AGAINST] = _method(AGAINST, "trained", others)
     trained = methods["trained"]
@@ -111,7 +117,9 @@ def compare(trained: Method, baseline: Method) -> dict[str, JsonValue]:
     interval = clustered_bootstrap([a - b for a, b in pairs], trained.tasks)
     by_seed: list[JsonValue] = []
     if baseline.name != AGAINST:
-        for ours, theirs in zip(trained.by_seed, baseline.by_seed, strict=True):
+        seedless = baseline.name in _SEEDLESS
+        others = list(baseline.by_seed) * (len(trained.by_seed) if seedless else 1)
+        for ours, theirs in zip(trained.by_seed, others, strict=True):
             by_seed.append((sum(ours) - sum(theirs)) / len(ours))
     return {
         "compared": [trained.name, baseline.name],

@@ -32,6 +32,9 @@ _PROVEN: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 def shared_prefill(model: Any) -> Iterator[None]:
     """Within the block, the model's `generate` runs the prompt of consecutive equal rows once.
 
+    On a CPU single rows gain, too: nothing is copied at each token, and the products are faster
+    than SDPA's kernel for one query.
+
     Args:
         model: a `PreTrainedModel`, or an adapter model around one.
     """
@@ -44,7 +47,7 @@ def shared_prefill(model: Any) -> Iterator[None]:
             return generate(*args, **kwargs)
         spans = runs_of_prompts(ids, mask)
         group = math.gcd(*(end - start for start, end in spans))
-        if group == 1:
+        if group == 1 and not (can_share(inner) and ids.device.type == "cpu"):
             return generate(*args, **kwargs)
         prompts = _fill(model, ids[::group], mask[::group])
         if not (can_share(inner) and _is_proven(model, inner, prompts, ids, mask, group)):
