@@ -2,7 +2,13 @@
 
 import json
 import math
-from collections.abc import Sequence
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +309,58 @@ def test_a_model_behind_litellm_is_asked_as_it_is(
         assert said == ["seed 3", "seed 4"]
         assert server.requests[0]["temperature"] == 1.0
         assert server.requests[0]["messages"] == rows[0]["prompt"]
+
+
+MEASURES = """
+import sys
+from pathlib import Path
+from rwml.cli.output import progress
+from rwml.testing import BagOfWordsEncoder
+from rwml_trainer.filtering import make_sampler, measure
+from rwml_trainer.recipes import Recipe
+
+recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
+folder = Path(sys.argv[2])
+sampler = make_sampler(recipe, folder, tokenizer=None, templates=None)
+encoder = BagOfWordsEncoder()
+list(measure(folder, recipe=recipe, sampler=sampler, encoder=encoder, progress=progress))
+"""
+
+
+def test_a_filter_whose_endpoint_hangs_ends_with_ctrl_c_and_keeps_what_it_has(
+    shop_dataset: Path, filtering: Recipe, tmp_path: Path
+) -> None:
+    over = threading.Event()
+
+    def answer(body: Mapping[str, Any]) -> str:
+        if body["messages"] != rows[0]["prompt"]:
+            over.wait()
+        return format_label("ok")
+
+    rows = read_dataset(shop_dataset).train
+    with OpenAIServer(answer=answer) as server:
+        update = {"backend": "litellm", "model": "openai/world", "api_base": server.url}
+        settings = filtering.filter.model_copy(update=update)
+        recipe = filtering.model_copy(update={"filter": settings})
+        (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+        command = [sys.executable, "-c", MEASURES, str(tmp_path / "recipe.json"), str(shop_dataset)]
+        environment = os.environ | {"OPENAI_API_KEY": "none"}
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as child:
+            try:
+                deadline = time.monotonic() + 100
+                while len(server.requests) < 2 * settings.attempts:  # of the second row, too
+                    assert child.poll() is None, child.communicate()[1].decode()
+                    assert time.monotonic() < deadline
+                    time.sleep(0.02)
+                child.send_signal(signal.SIGINT)
+                assert child.wait(30) == -signal.SIGINT
+            finally:
+                child.kill()
+                over.set()
+    (database,) = (tmp_path / "cache").rglob("attempts.db")
+    with Attempts(database) as attempts:
+        kept = attempts.find([sample_key(row["prompt"]) for row in rows[:2]])
+    assert kept == {sample_key(rows[0]["prompt"]): [format_label("ok")] * settings.attempts}
 
 
 def test_rows_without_a_prediction_are_an_error_and_the_others_are_kept(
