@@ -20,7 +20,7 @@ from rwml_trainer.serving.canary import CanaryError, Findings
 from rwml_trainer.serving.engine import Engine, start_transformers
 from rwml_trainer.serving.folders import check_model_folder
 from rwml_trainer.serving.gateway import Gateway
-from rwml_trainer.serving.process import ServerProcess
+from rwml_trainer.serving.process import ServerProcess, stop_all
 from rwml_trainer.serving.registry import Order, Outcome, Registry, Version, check_unchanged
 from rwml_trainer.serving.routing import Table, Target
 
@@ -135,9 +135,8 @@ class Fleet:
                 self._carry_out(name, alias.order)
 
     def close(self) -> None:
-        """Stops all engines."""
-        for running in self._running.values():
-            running.engine.process.stop(ENGINE_GRACE_S)
+        """Stops all engines, side by side."""
+        stop_all(self.engines, ENGINE_GRACE_S)
 
     def _start(self, version: Version) -> Engine:
         folder = Path(version.folder)

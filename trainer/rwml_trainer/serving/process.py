@@ -101,9 +101,15 @@ class ServerProcess:
 
     def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Ends the server and whatever it started: asks, waits, then kills the group."""
+        stop_all([self], grace_s)
+
+    def ask_to_end(self) -> None:
+        """Sends SIGTERM to the server and whatever it started, where it runs."""
         if self._popen.poll() is None:
             self._signal(signal.SIGTERM)
-            self.wait(grace_s)
+
+    def kill(self) -> None:
+        """Ends the server and whatever it started, at once."""
         self._signal(signal.SIGKILL)
         self._popen.wait()
 
@@ -121,6 +127,23 @@ class ServerProcess:
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):  # the group is gone
             os.killpg(self.pid, number)
+
+
+def stop_all(servers: Iterable[ServerProcess], grace_s: float = STOP_GRACE_S) -> None:
+    """Ends servers side by side, as `ServerProcess.stop` ends one.
+
+    Args:
+        servers: all are asked before any is waited for.
+        grace_s: seconds that they have together before they are killed.
+    """
+    servers = tuple(servers)
+    for server in servers:
+        server.ask_to_end()
+    deadline = time.monotonic() + grace_s
+    for server in servers:
+        server.wait(max(0.0, deadline - time.monotonic()))
+    for server in servers:
+        server.kill()
 
 
 def python(module: str) -> tuple[str, ...]:
