@@ -35,6 +35,9 @@ class ServerProcess:
         folder: its working directory.
         log: file that receives its output, made anew, readable by us only.
         pass_fds: open file descriptors that it inherits.
+
+    Attributes:
+        is_stopped: whether it was ended from here, with all that it started.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class ServerProcess:
     ) -> None:
         self.name = name
         self.log = log
+        self.is_stopped = False
         launcher = (*python("rwml.launcher"), str(os.getpid()))
         log.unlink(missing_ok=True)
         with os.fdopen(os.open(log, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as output:
@@ -110,8 +114,10 @@ class ServerProcess:
 
     def kill(self) -> None:
         """Ends the server and whatever it started, at once."""
-        self._signal(signal.SIGKILL)
-        self._popen.wait()
+        if not self.is_stopped:  # else the number of its group may be another's by now
+            self._signal(signal.SIGKILL)
+            self._popen.wait()
+            self.is_stopped = True
 
     def __enter__(self) -> ServerProcess:
         return self
