@@ -106,15 +106,20 @@ def _is_large(text: str | None) -> bool:
     return text is not None and len(text) > LARGE_CHARS
 
 
+def text_pieces(text: str) -> Iterator[str]:
+    """The JSON of a text, in pieces between which other threads run."""
+    yield '"'
+    for start in range(0, len(text), PIECE_CHARS):
+        # ASCII only: of any other text the database's driver makes UTF-8 in one call.
+        yield json.dumps(well_formed(text[start : start + PIECE_CHARS]))[1:-1]
+        if len(text) > PIECE_CHARS:
+            time.sleep(0)  # whoever waits for the interpreter's lock gets it
+    yield '"'
+
+
 def _pieces(value: JsonValue) -> Iterator[str]:
     if isinstance(value, str):
-        yield '"'
-        for start in range(0, len(value), PIECE_CHARS):
-            # ASCII only: of any other text the database's driver makes UTF-8 in one call.
-            yield json.dumps(well_formed(value[start : start + PIECE_CHARS]))[1:-1]
-            if len(value) > PIECE_CHARS:
-                time.sleep(0)  # whoever waits for the interpreter's lock gets it
-        yield '"'
+        yield from text_pieces(value)
     elif isinstance(value, dict):
         mark = "{"
         for name, item in value.items():
