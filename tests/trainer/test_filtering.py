@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 import typer
 from hypothesis import given
@@ -402,7 +403,7 @@ def test_a_torn_file_of_attempts_loses_nothing_that_was_kept(tmp_path: Path) -> 
         assert attempts.find([key, b"other"]) == {key: ["é", "x"]}
 
 
-def test_calibration_shows_parts_and_warns(tmp_path: Path) -> None:
+def test_calibration_shows_parts_and_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [Measured(f"a{n}", "tool", "get", n / 100) for n in range(100)]
     rows += [Measured(f"b{n}", "user", None, math.inf) for n in range(10)]
     found: Any = calibrate(rows, wanted=0.3, by="kind")
@@ -426,8 +427,10 @@ def test_calibration_shows_parts_and_warns(tmp_path: Path) -> None:
     assert mine.reward.tau_d == {"tool": 0.4, "user": 0.4}
     assert not write_recipe(calibrate(rows, wanted=0.3, by="tool"), tmp_path / "none.toml")
     assert set(calibrate(rows, wanted=0.3, by="tool")["parts"]) == {"get"}  # type: ignore[arg-type]
+    monkeypatch.setitem(matplotlib.rcParams, "backend", "pdf")
     draw_curve(found, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert matplotlib.rcParams["backend"] == "pdf", "a program that plots on its own sees nothing"
     strict: Any = calibrate([Measured("a", "tool", None, 0.001)] * 30, wanted=0.3, by="kind")
     assert any("no threshold makes 30%" in warning for warning in strict["warnings"])
     assert any("near exact match" in warning for warning in strict["warnings"])
