@@ -54,7 +54,7 @@ class Selection:
         seen = self._sightings(store)
         for trajectory in store.trajectories(source=self.source):
             began = _beginning(trajectory)
-            if self._is_within(began):
+            if self.covers(began):
                 if began is not None and note is not None:
                     note(began)
                 for transition in trajectory.transitions(history=history):
@@ -65,6 +65,14 @@ class Selection:
         if not any(store.counts(source=name).transitions for name in INNER_SOURCES):
             return Sightings()
         return Sightings(store.transitions(history=0, source=self.source))
+
+    def covers(self, began: datetime | None) -> bool:
+        """Whether what began then is in the period; if nobody knows, where it has no ends."""
+        if began is None:
+            return self.since is None and self.until is None
+        return (self.since is None or began >= self.since) and (
+            self.until is None or began < self.until
+        )
 
     def after(self, baseline: Baseline) -> Selection:
         """The same from where a reference period ends, unless it says itself where it begins."""
@@ -87,13 +95,6 @@ class Selection:
 
     def _meets(self, baseline: Baseline) -> bool:
         return None in (self.source, baseline.source) or self.source == baseline.source
-
-    def _is_within(self, began: datetime | None) -> bool:
-        if began is None:
-            return self.since is None and self.until is None
-        return (self.since is None or began >= self.since) and (
-            self.until is None or began < self.until
-        )
 
     def _is_sampled(self, transition: Transition) -> bool:
         return bucket(transition.id, 2**64) < self.sample * 2**64
