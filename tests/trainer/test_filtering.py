@@ -332,11 +332,12 @@ def test_a_filter_whose_endpoint_hangs_ends_with_ctrl_c_and_keeps_what_it_has(
     shop_dataset: Path, filtering: Recipe, tmp_path: Path
 ) -> None:
     over = threading.Event()
+    said = "<next_state>ok</next_state>"
 
     def answer(body: Mapping[str, Any]) -> str:
         if body["messages"] != rows[0]["prompt"]:
             over.wait()
-        return format_label("ok")
+        return said
 
     rows = read_dataset(shop_dataset).train
     with OpenAIServer(answer=answer) as server:
@@ -361,7 +362,7 @@ def test_a_filter_whose_endpoint_hangs_ends_with_ctrl_c_and_keeps_what_it_has(
     (database,) = (tmp_path / "cache").rglob("attempts.db")
     with Attempts(database) as attempts:
         kept = attempts.find([sample_key(row["prompt"]) for row in rows[:2]])
-    assert kept == {sample_key(rows[0]["prompt"]): [format_label("ok")] * settings.attempts}
+    assert kept == {sample_key(rows[0]["prompt"]): [said] * settings.attempts}
 
 
 def test_rows_without_a_prediction_are_an_error_and_the_others_are_kept(
