@@ -22,7 +22,7 @@ from filelock import Timeout as LockTimeout
 
 from rwml.content import join
 from rwml.errors import StoreError
-from rwml.serialisation import PIECE_CHARS, text_pieces
+from rwml.serialisation import PIECE_CHARS, read_lists, text_pieces
 from rwml.store import Store
 from rwml.store.batches import Batch, HeaderRow, StepRow
 from rwml.store.keys import state_folder
@@ -286,7 +286,7 @@ def _list_pieces(items: Iterable[Iterable[str]]) -> Iterator[str]:
 
 
 def _load(body: str) -> Batch:
-    made_at, headers, cuts, steps, names, touched, *merges = json.loads(body)
+    (made_at, headers, cuts, steps, names, touched, *merges), _ = read_lists(body)
     return Batch(
         headers=[HeaderRow(*row) for row in headers],
         cuts=cuts,

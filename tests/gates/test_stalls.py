@@ -93,7 +93,6 @@ def test_a_large_text_with_something_to_hide_is_never_parsed_as_a_whole(
             ["ascii", "escapes", "other", "personal"], ["none", "default"], ["there"]
         ),
         ("escapes", "none", "away"),
-        ("other", "none", "away"),
     ],
 )
 def test_an_event_loop_goes_on_while_ten_megabytes_are_recorded(

@@ -82,15 +82,22 @@ def test_a_large_record_is_encoded_in_pieces_into_the_same_file(
         longest = max(longest, len(encoded))
         return encoded
 
+    def noted_too(encoded: str) -> Any:
+        nonlocal longest
+        longest = max(longest, len(encoded))
+        return decode(encoded)
+
+    decode = json.loads
     spool = Spool(tmp_path / "spool")
     monkeypatch.setattr(json, "dumps", noted)
+    monkeypatch.setattr(json, "loads", noted_too)
     spool.add(large)
+    assert (spool.oldest() or (None, None))[1] == large
     monkeypatch.undo()
-    assert 0 < longest <= 12 * PIECE_CHARS  # characters beyond U+FFFF take twelve
+    assert PIECE_CHARS < longest <= 12 * PIECE_CHARS  # characters beyond U+FFFF take twelve
     with contextlib.closing(sqlite3.connect(next(tmp_path.rglob("*.spool")))) as file:
         [(kept,)] = file.execute("select body from batches")
     assert kept == whole
-    assert (spool.oldest() or (None, None))[1] == large
 
 
 def test_what_is_left_of_a_batch_keeps_its_place(tmp_path: Path) -> None:
