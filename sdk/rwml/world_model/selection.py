@@ -66,14 +66,6 @@ class Selection:
             return Sightings()
         return Sightings(store.transitions(history=0, source=self.source))
 
-    def covers(self, began: datetime | None) -> bool:
-        """Whether what began then is in the period; if nobody knows, where it has no ends."""
-        if began is None:
-            return self.since is None and self.until is None
-        return (self.since is None or began >= self.since) and (
-            self.until is None or began < self.until
-        )
-
     def after(self, baseline: Baseline) -> Selection:
         """The same from where a reference period ends, unless it says itself where it begins."""
         if self.since is not None or baseline.latest is None or not self._meets(baseline):
@@ -95,6 +87,14 @@ class Selection:
 
     def _meets(self, baseline: Baseline) -> bool:
         return None in (self.source, baseline.source) or self.source == baseline.source
+
+    def covers(self, began: datetime | None) -> bool:
+        """Whether what began then is in the period; if nobody knows, where it has no ends."""
+        if began is None:
+            return self.since is None and self.until is None
+        return (self.since is None or began >= self.since) and (
+            self.until is None or began < self.until
+        )
 
     def _is_sampled(self, transition: Transition) -> bool:
         return bucket(transition.id, 2**64) < self.sample * 2**64
