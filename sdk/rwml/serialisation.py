@@ -1,12 +1,14 @@
-"""A record as JSON text, made without stopping the program for long.
+"""A record as JSON text, made and read without stopping the program for long.
 
 Pydantic serialises in one call, which holds the interpreter's lock: tens of milliseconds for a tool
-result of ten megabytes. Such texts are encoded in pieces here, and other threads run in between.
+result of ten megabytes; so does `json`, both ways. Such texts are encoded and decoded in pieces
+here, and other threads run in between.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
@@ -26,6 +28,19 @@ PIECE_CHARS = 64 * 1024
 """Characters of a piece: less than a millisecond each (ours)."""
 _FLAT = 150
 """So many brackets cannot nest deeper than a reader takes (pydantic-core: 200)."""
+_INSIDE_TEXT = re.compile(
+    r"""(?:
+        [^"\\]++
+      | \\[^u]
+      | \\u[dD][89abAB]..\\u....  # a pair of surrogates is one character
+      | \\u(?![dD][89abAB])....
+    )*+""",
+    re.VERBOSE | re.DOTALL,
+)
+"""As much of the JSON of a text as can be decoded apart from the rest."""
+_FLAT_LIST = re.compile(r'\[(?:[^\[\]{}"]++|"(?:[^"\\]++|\\.)*+")*+\]', re.DOTALL)
+_ESCAPE_CHARS = 6
+_DECODER = json.JSONDecoder()
 
 
 def dump(record: Record) -> tuple[Record, str]:
@@ -106,15 +121,82 @@ def _is_large(text: str | None) -> bool:
     return text is not None and len(text) > LARGE_CHARS
 
 
+def text_pieces(text: str) -> Iterator[str]:
+    """The JSON of a text, in pieces between which other threads run."""
+    yield '"'
+    for start in range(0, len(text), PIECE_CHARS):
+        # ASCII only: of any other text the database's driver makes UTF-8 in one call.
+        yield json.dumps(well_formed(text[start : start + PIECE_CHARS]))[1:-1]
+        if len(text) > PIECE_CHARS:
+            time.sleep(0)  # whoever waits for the interpreter's lock gets it
+    yield '"'
+
+
+def read_lists(encoded: str, at: int = 0) -> tuple[Any, int]:
+    """Reads JSON that is made of lists, item by item, and a large text in it piece by piece.
+
+    Args:
+        encoded: the JSON.
+        at: where the value begins.
+
+    Returns:
+        The value, and the place after it.
+
+    Raises:
+        json.JSONDecodeError: it is no JSON.
+    """
+    if encoded[at : at + 1] == '"':
+        return _read_text(encoded, at)
+    if encoded[at : at + 1] != "[" or _FLAT_LIST.match(encoded, at, at + PIECE_CHARS):
+        return _DECODER.raw_decode(encoded, at)
+    items: list[Any] = []
+    at = _after_gap(encoded, at + 1)
+    if encoded[at : at + 1] == "]":
+        return items, at + 1
+    while True:
+        item, at = read_lists(encoded, at)
+        items.append(item)
+        at = _after_gap(encoded, at)
+        mark = encoded[at : at + 1]
+        if mark == "]":
+            return items, at + 1
+        if mark != ",":
+            raise json.JSONDecodeError("a list goes on or ends here", encoded, at)
+        at = _after_gap(encoded, at + 1)
+
+
+def _read_text(encoded: str, at: int) -> tuple[str, int]:
+    place = at + 1
+    end = _end_of_piece(encoded, place)
+    if encoded[end : end + 1] == '"':
+        return _DECODER.raw_decode(encoded, at)
+    text = ""
+    while encoded[place : place + 1] != '"':
+        end = _end_of_piece(encoded, place)
+        if end == place:  # half a pair of surrogates, which stands alone
+            end = min(place + _ESCAPE_CHARS, len(encoded))
+        if end == place:
+            raise json.JSONDecodeError("a text is cut off", encoded, at)
+        text += json.loads(f'"{encoded[place:end]}"')  # in place, as in `join`
+        place = end
+        time.sleep(0)  # whoever waits for the interpreter's lock gets it
+    return text, place + 1
+
+
+def _end_of_piece(encoded: str, at: int) -> int:
+    found = _INSIDE_TEXT.match(encoded, at, at + PIECE_CHARS)
+    return at if found is None else found.end()
+
+
+def _after_gap(encoded: str, at: int) -> int:
+    while encoded[at : at + 1].isspace():
+        at += 1
+    return at
+
+
 def _pieces(value: JsonValue) -> Iterator[str]:
     if isinstance(value, str):
-        yield '"'
-        for start in range(0, len(value), PIECE_CHARS):
-            # ASCII only: of any other text the database's driver makes UTF-8 in one call.
-            yield json.dumps(well_formed(value[start : start + PIECE_CHARS]))[1:-1]
-            if len(value) > PIECE_CHARS:
-                time.sleep(0)  # whoever waits for the interpreter's lock gets it
-        yield '"'
+        yield from text_pieces(value)
     elif isinstance(value, dict):
         mark = "{"
         for name, item in value.items():

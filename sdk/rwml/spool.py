@@ -13,14 +13,16 @@ import os
 import sqlite3
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 from filelock import Timeout as LockTimeout
 
+from rwml.content import join
 from rwml.errors import StoreError
+from rwml.serialisation import PIECE_CHARS, read_lists, text_pieces
 from rwml.store import Store
 from rwml.store.batches import Batch, HeaderRow, StepRow
 from rwml.store.keys import state_folder
@@ -238,25 +240,53 @@ def _check_owner(path: Path) -> None:
 
 
 def _dump(batch: Batch) -> str:
-    def encode(value: bytes) -> str:
-        return value.hex()
+    """The batch as JSON, made record by record: one call would hold up the agent's threads."""
+    return join(_batch_pieces(batch))
 
-    return json.dumps(
-        [
-            batch.made_at,
-            batch.headers,
-            batch.cuts,
-            batch.steps,
-            batch.names,
-            batch.touched,
-            batch.merges,
-        ],
-        default=encode,
-    )
+
+def _batch_pieces(batch: Batch) -> Iterator[str]:
+    yield f"[{json.dumps(batch.made_at)}"
+    for part in (
+        batch.headers,
+        batch.cuts,
+        batch.steps,
+        batch.names,
+        batch.touched,
+        batch.merges,
+    ):
+        yield ", "
+        if isinstance(part, dict):  # of numbers, one for each trajectory
+            yield json.dumps(part)
+        else:
+            yield from _list_pieces(map(_row_pieces, part))
+    yield "]"
+
+
+def _row_pieces(row: tuple[Any, ...]) -> Iterator[str]:
+    if any(isinstance(value, str) and len(value) > PIECE_CHARS for value in row):
+        yield from _list_pieces(map(_value_pieces, row))
+    else:
+        yield json.dumps(row, default=bytes.hex)
+
+
+def _value_pieces(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield from text_pieces(value)
+    else:
+        yield json.dumps(value, default=bytes.hex)
+
+
+def _list_pieces(items: Iterable[Iterable[str]]) -> Iterator[str]:
+    mark = "["
+    for item in items:
+        yield mark
+        yield from item
+        mark = ", "
+    yield "]" if mark == ", " else "[]"
 
 
 def _load(body: str) -> Batch:
-    made_at, headers, cuts, steps, names, touched, *merges = json.loads(body)
+    (made_at, headers, cuts, steps, names, touched, *merges), _ = read_lists(body)
     return Batch(
         headers=[HeaderRow(*row) for row in headers],
         cuts=cuts,

@@ -1,4 +1,8 @@
-"""The commands of the pages in docs/ run as they stand, one page after the other in a folder."""
+"""The commands of the pages in docs/ run as they stand, one page after the other in a folder.
+
+So do those of ```bash blocks. Those of ```console blocks need what a test does not have, or take
+long and run elsewhere: that their options exist is all that is looked at.
+"""
 
 import gzip
 import os
@@ -12,8 +16,10 @@ from pathlib import Path
 
 import pytest
 from tests.adapters.alfworld_games import require_games
+from typer.testing import CliRunner
 
 from rwml import open_store
+from rwml.cli.app import build_app
 from rwml.prompts import format_label
 from rwml.testing import OpenAIServer, make_trajectory
 
@@ -27,9 +33,10 @@ STARTS_SERVER = re.compile(r"rwml serve runs/(?!.*--print-litellm-config)")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
-def commands(page: Path) -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.startswith("rwml ")]
+def commands(page: Path, kind: str = "bash") -> list[str]:
+    blocks = re.findall(rf"```{kind}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("rwml ")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -63,6 +70,20 @@ def test_every_command_of_a_page_runs(
                 continue
             done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+CONSOLE = [
+    command for page in [ROOT / "README.md", *PAGES] for command in commands(page, "console")
+]
+
+
+@pytest.mark.parametrize("command", CONSOLE)
+def test_options_of_a_command_that_is_not_run_exist(command: str) -> None:
+    words = shlex.split(command)[1:]
+    # The parser refuses an option that it does not know before it gets to the help.
+    result = CliRunner().invoke(build_app(), [*words, "--help"])
+    assert result.exit_code == 0, result.output
+    assert "Example: rwml" in result.stdout
 
 
 def make_runs(folder: Path, base: Path) -> None:

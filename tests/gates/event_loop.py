@@ -1,23 +1,26 @@
 """Gate 6, as a program of its own: how long recording large texts stops an event loop.
 
-`event_loop FOLDER KIND REDACT ROUNDS` prints the largest gap between the ticks of a loop that
+`event_loop FOLDER KIND REDACT ROUNDS STORE` prints the largest gap between the ticks of a loop that
 wakes every millisecond, while a task records tool results of 10 MB, and the same of a control run
-without recording. KIND: ascii, escapes, other, personal. REDACT: none or default. A gap also grows
-while other programs have the processor, so of each gap it also says how much of it this process was
-at work: the processor time of the loop's thread and the writer's (``work_ms``), which is what is
-gated.
+without recording. KIND: ascii, escapes, other, personal. REDACT: none or default. STORE: there, or
+away, so that records wait in the spool. A gap also grows while other programs have the processor,
+so of each gap it also says how much of it this process was at work: the processor time of the
+loop's thread and the writer's (``work_ms``), which is what is gated.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from rwml import Recorder
+from rwml import Recorder, open_store
 from rwml.recorder import DEFAULT_REDACTION
 
 SIZE = 10_000_000
@@ -90,17 +93,32 @@ def told(gaps: list[tuple[float, float]]) -> dict[str, float]:
     }
 
 
-def main(folder: str, kind: str, redact: str, rounds: str) -> None:
+@contextmanager
+def store_of(folder: str, state: str) -> Iterator[str]:
+    """URL of a store that can be written, or not."""
+    path = Path(folder) / "loop.db"
+    url = f"sqlite:///{path}"
+    if state == "there":
+        yield url
+        return
+    open_store(url).close()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("begin exclusive")
+        yield url
+
+
+def main(folder: str, kind: str, redact: str, rounds: str, state: str) -> None:
     """Measures, and prints one JSON object."""
     texts = [make_text(kind, seed) for seed in range(int(rounds))]
     control = asyncio.run(watched(None, texts))
-    with Recorder(
-        store=f"sqlite:///{Path(folder) / 'loop.db'}",
-        redact=None if redact == "none" else DEFAULT_REDACTION,
-    ) as recorder:
+    with (
+        store_of(folder, state) as url,
+        Recorder(store=url, redact=None if redact == "none" else DEFAULT_REDACTION) as recorder,
+    ):
         gaps = asyncio.run(watched(recorder, texts))
         stats = recorder.stats
-    assert stats.accepted == stats.written == 4 * len(texts), stats
+    done = stats.written if state == "there" else stats.spooled
+    assert stats.accepted == done == 4 * len(texts), stats
     json.dump({"recording": told(gaps), "control": told(control)}, sys.stdout)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import sqlite3
 import time
@@ -85,15 +86,22 @@ def test_a_large_text_with_something_to_hide_is_never_parsed_as_a_whole(
         assert re.sub(r"<EMAIL_\d+>", "<EMAIL>", hidden or "") == clean
 
 
-@pytest.mark.parametrize("redact", ["none", "default"])
-@pytest.mark.parametrize("kind", ["ascii", "escapes", "other", "personal"])
+@pytest.mark.parametrize(
+    ("kind", "redact", "store"),
+    [
+        *itertools.product(
+            ["ascii", "escapes", "other", "personal"], ["none", "default"], ["there"]
+        ),
+        ("escapes", "none", "away"),
+    ],
+)
 def test_an_event_loop_goes_on_while_ten_megabytes_are_recorded(
-    tmp_path: Path, kind: str, redact: str
+    tmp_path: Path, kind: str, redact: str, store: str
 ) -> None:
-    seen = run("event_loop", tmp_path, kind, redact, rounds(1, 10))
+    seen = run("event_loop", tmp_path, kind, redact, rounds(1, 10), store)
     recording, control = seen["recording"], seen["control"]
     figure(
-        f"6_event_loop_{kind}_{redact}",
+        f"6_event_loop_{kind}_{redact}" + ("_away" if store == "away" else ""),
         work_ms=recording["work_ms"],
         gap_ms=recording["gap_ms"],
         control_gap_ms=control["gap_ms"],

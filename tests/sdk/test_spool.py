@@ -1,6 +1,7 @@
 """While the store is away: records wait on this machine, bounded, and arrive once, in order."""
 
 import contextlib
+import json
 import os
 import signal
 import sqlite3
@@ -11,6 +12,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -18,6 +20,7 @@ import sqlalchemy as sa
 from rwml import Message, Outcome, Recorder, Step, Trajectory, open_store
 from rwml.errors import StoreError
 from rwml.records import Continuation, HeaderRecord, StepRecord
+from rwml.serialisation import LARGE_CHARS, PIECE_CHARS
 from rwml.spool import Spool, spool_folder
 from rwml.store.batches import Batch, header_row, step_row
 from rwml.testing import make_trajectory
@@ -58,6 +61,43 @@ def test_batches_come_back_as_they_were_in_order(tmp_path: Path) -> None:
     assert found == batches
     assert not spool
     assert not (tmp_path / "spool").exists()
+
+
+def test_a_large_record_is_encoded_in_pieces_into_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = batch(0)
+    text = 'ß\n"\\😀' * LARGE_CHARS
+    large.steps += [large.steps[0]._replace(step_index=9, body=json.dumps({"content": text}))]
+    large.headers += [large.headers[0]._replace(id="é", reward=float("inf"), body=text)]
+    large.merges = [large.headers[0]]
+    parts = ("made_at", "headers", "cuts", "steps", "names", "touched", "merges")
+    whole = json.dumps([getattr(large, name) for name in parts], default=bytes.hex)
+    longest = 0
+    encode = json.dumps
+
+    def noted(value: Any, **options: Any) -> str:
+        nonlocal longest
+        encoded = encode(value, **options)
+        longest = max(longest, len(encoded))
+        return encoded
+
+    def noted_too(encoded: str) -> Any:
+        nonlocal longest
+        longest = max(longest, len(encoded))
+        return decode(encoded)
+
+    decode = json.loads
+    spool = Spool(tmp_path / "spool")
+    monkeypatch.setattr(json, "dumps", noted)
+    monkeypatch.setattr(json, "loads", noted_too)
+    spool.add(large)
+    assert (spool.oldest() or (None, None))[1] == large
+    monkeypatch.undo()
+    assert PIECE_CHARS < longest <= 12 * PIECE_CHARS  # characters beyond U+FFFF take twelve
+    with contextlib.closing(sqlite3.connect(next(tmp_path.rglob("*.spool")))) as file:
+        [(kept,)] = file.execute("select body from batches")
+    assert kept == whole
 
 
 def test_what_is_left_of_a_batch_keeps_its_place(tmp_path: Path) -> None:

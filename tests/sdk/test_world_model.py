@@ -33,10 +33,10 @@ from rwml.testing import (
     make_trajectory,
     recorded,
 )
+from rwml.workers import Workers
 from rwml.world_model import Prediction
 from rwml.world_model.cache import PredictionCache
 from rwml.world_model.endpoint import ATTEMPTS
-from rwml.world_model.workers import Workers
 
 pytest.importorskip("openai")
 

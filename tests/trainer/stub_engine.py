@@ -3,7 +3,8 @@
 The last message says what to do: ``wait`` holds the answer (a stream after its first piece) until
 the file ``gate`` is in the working directory; ``die`` ends the process; ``fail`` is a 500. Any
 other is answered with the name of the model's folder, after what a world model would say, and
-after as many seconds as `DELAY` in the environment says.
+after as many seconds as `DELAY` in the environment says. While the file ``hold`` is in the working
+directory it does not come up.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -102,4 +104,6 @@ async def _until_told() -> None:
 if __name__ == "__main__":
     import uvicorn
 
+    while Path("hold").exists():
+        time.sleep(0.02)
     uvicorn.run(_make_app(sys.argv[2]), host=HOST, port=int(sys.argv[1]), log_level="warning")

@@ -2,10 +2,17 @@
 
 import json
 import math
-from collections.abc import Sequence
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 import typer
 from hypothesis import given
@@ -305,6 +312,59 @@ def test_a_model_behind_litellm_is_asked_as_it_is(
         assert server.requests[0]["messages"] == rows[0]["prompt"]
 
 
+MEASURES = """
+import sys
+from pathlib import Path
+from rwml.cli.output import progress
+from rwml.testing import BagOfWordsEncoder
+from rwml_trainer.filtering import make_sampler, measure
+from rwml_trainer.recipes import Recipe
+
+recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
+folder = Path(sys.argv[2])
+sampler = make_sampler(recipe, folder, tokenizer=None, templates=None)
+encoder = BagOfWordsEncoder()
+list(measure(folder, recipe=recipe, sampler=sampler, encoder=encoder, progress=progress))
+"""
+
+
+def test_a_filter_whose_endpoint_hangs_ends_with_ctrl_c_and_keeps_what_it_has(
+    shop_dataset: Path, filtering: Recipe, tmp_path: Path
+) -> None:
+    over = threading.Event()
+    said = "<next_state>ok</next_state>"
+
+    def answer(body: Mapping[str, Any]) -> str:
+        if body["messages"] != rows[0]["prompt"]:
+            over.wait()
+        return said
+
+    rows = read_dataset(shop_dataset).train
+    with OpenAIServer(answer=answer) as server:
+        update = {"backend": "litellm", "model": "openai/world", "api_base": server.url}
+        settings = filtering.filter.model_copy(update=update)
+        recipe = filtering.model_copy(update={"filter": settings})
+        (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+        command = [sys.executable, "-c", MEASURES, str(tmp_path / "recipe.json"), str(shop_dataset)]
+        environment = os.environ | {"OPENAI_API_KEY": "none"}
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as child:
+            try:
+                deadline = time.monotonic() + 100
+                while len(server.requests) < 2 * settings.attempts:  # of the second row, too
+                    assert child.poll() is None, child.communicate()[1].decode()
+                    assert time.monotonic() < deadline
+                    time.sleep(0.02)
+                child.send_signal(signal.SIGINT)
+                assert child.wait(30) == -signal.SIGINT
+            finally:
+                child.kill()
+                over.set()
+    (database,) = (tmp_path / "cache").rglob("attempts.db")
+    with Attempts(database) as attempts:
+        kept = attempts.find([sample_key(row["prompt"]) for row in rows[:2]])
+    assert kept == {sample_key(rows[0]["prompt"]): [said] * settings.attempts}
+
+
 def test_rows_without_a_prediction_are_an_error_and_the_others_are_kept(
     shop_dataset: Path, filtering: Recipe
 ) -> None:
@@ -344,7 +404,7 @@ def test_a_torn_file_of_attempts_loses_nothing_that_was_kept(tmp_path: Path) -> 
         assert attempts.find([key, b"other"]) == {key: ["é", "x"]}
 
 
-def test_calibration_shows_parts_and_warns(tmp_path: Path) -> None:
+def test_calibration_shows_parts_and_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [Measured(f"a{n}", "tool", "get", n / 100) for n in range(100)]
     rows += [Measured(f"b{n}", "user", None, math.inf) for n in range(10)]
     found: Any = calibrate(rows, wanted=0.3, by="kind")
@@ -368,8 +428,10 @@ def test_calibration_shows_parts_and_warns(tmp_path: Path) -> None:
     assert mine.reward.tau_d == {"tool": 0.4, "user": 0.4}
     assert not write_recipe(calibrate(rows, wanted=0.3, by="tool"), tmp_path / "none.toml")
     assert set(calibrate(rows, wanted=0.3, by="tool")["parts"]) == {"get"}  # type: ignore[arg-type]
+    monkeypatch.setitem(matplotlib.rcParams, "backend", "pdf")
     draw_curve(found, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert matplotlib.rcParams["backend"] == "pdf", "a program that plots on its own sees nothing"
     strict: Any = calibrate([Measured("a", "tool", None, 0.001)] * 30, wanted=0.3, by="kind")
     assert any("no threshold makes 30%" in warning for warning in strict["warnings"])
     assert any("near exact match" in warning for warning in strict["warnings"])

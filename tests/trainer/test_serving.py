@@ -345,8 +345,12 @@ def test_a_crashed_engine_is_brought_back(served, client):
     answer = client.post("/v1/chat/completions", headers=_bearer(served), json=_chat())
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "engine_unavailable"
-    served.attend()
-    assert served.processes[0].pid != engine.pid
+
+    def is_back():
+        served.attend()
+        return served.processes[0].pid != engine.pid
+
+    assert _until(is_back)
     assert _ask(served).choices
 
 

@@ -97,7 +97,9 @@ def test_a_logit_bias_is_told_in_the_numbers_that_the_engine_takes():
     assert repr(fitted(logit_bias={"5": -100, "6": 0.5})["logit_bias"]) == "{'5': -100.0, '6': 0.5}"
 
 
-@pytest.mark.parametrize("value", [[5], {"a": 1}, {"5": "1"}, {"5": True}, {"5": None}, 3])
+@pytest.mark.parametrize(
+    "value", [[5], {"a": 1}, {"5": "1"}, {"5": True}, {"5": None}, 3, {"5": 10**400}]
+)
 def test_a_logit_bias_that_is_none_is_refused(value):
     with pytest.raises(BadRequestError, match="must map token ids to numbers"):
         fitted(logit_bias=value)

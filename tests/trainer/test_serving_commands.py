@@ -60,7 +60,19 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     assert told("keys", "revoke", "ci", *where) == {"revoked": "ci"}
     assert ring.find(made["key"].encode()) is None
     assert "no key is named 'ci'" in refused("keys", "revoke", "ci", *where)
-    assert "more than 0" in refused("keys", "add", "x", "--days", "0", *where)
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "nan", "inf", "-inf", "1e300", "40000"])
+def test_days_that_no_key_can_have_are_refused(tmp_path: Path, days: str) -> None:
+    where = ("--serving", tmp_path / "serving")
+    assert "more than 0 and at most" in refused("keys", "add", "x", "--days", days, *where)
+    assert told("keys", "list", *where) == {"keys": []}
+
+
+def test_the_name_of_the_servers_own_key_is_refused(tmp_path: Path) -> None:
+    where = ("--serving", tmp_path / "serving")
+    assert "choose another name" in refused("keys", "add", "session", *where)
+    assert told("keys", "list", *where) == {"keys": []}
 
 
 @pytest.mark.parametrize("words", [("promote", "world@1"), ("rollback", "world")])

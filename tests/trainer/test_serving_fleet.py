@@ -63,7 +63,7 @@ def test_a_machine_that_cannot_start_an_engine_goes_on_as_it_was(registry: Regis
     def fails(_: object) -> None:
         raise OSError("no memory")
 
-    fleet._start = fails
+    fleet._starter.launch = fails
     fleet._carry_out("world", registry.order("promote", "world@2"))
     alias = registry.read().aliases["world"]
     assert alias.current == fleet._aliases["world"] == "world@1"

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 from datetime import UTC, datetime
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ pytest.importorskip("httpx")
 
 import httpx
 
+from rwml_trainer.serving import request_body
 from rwml_trainer.serving.guard import ADMISSION, Guard
 from rwml_trainer.serving.keys import Key
 from rwml_trainer.serving.request_body import FIELDS, MAX_DEPTH, BadRequestError, parse, write
@@ -316,6 +318,44 @@ def test_depth_of_a_body_is_bounded():
         parse(nested(MAX_DEPTH + 1))
 
 
+LARGE = 4 * 2**20
+CHAT_HEAD = b'{"model": "world", "messages": [], "stop": ['
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        CHAT_HEAD + b"[]," * (LARGE // 3) + b"[]]}",
+        CHAT_HEAD + b"{}," * (LARGE // 3) + b"{}]}",
+        CHAT_HEAD + b'"",' * (LARGE // 3) + b'""]}',
+        CHAT_HEAD + b"0," * (LARGE // 2) + b"0]}",
+        b"[" * LARGE,
+        b'{"":' * (LARGE // 4),
+        CHAT_HEAD + b"[" * 1000 + b"]" * 1000 + b"]}",
+        json.dumps({**CHAT, "stop": [[]]}).encode("utf-16"),
+    ],
+    ids=["lists", "objects", "texts", "numbers", "open", "open objects", "deep", "utf-16"],
+)
+def test_a_body_that_a_parser_would_be_long_at_is_refused_before(body, monkeypatch):
+    def read(text, **options):
+        raise AssertionError("it was parsed")
+
+    monkeypatch.setattr(request_body.json, "loads", read)
+    answer, seen = ask(
+        "POST", "/chat/completions", guard=make_guard(Inner()), headers=BEARER, content=body
+    )
+    monkeypatch.undo()
+    assert answer.status_code == 400
+    assert code(answer) == "invalid_request"
+    assert not seen
+
+
+def test_brackets_in_texts_are_no_values():
+    said = '[{"\\\\"}],' * 100_000
+    body = {**CHAT, "messages": [{"role": "user", "content": said}]}
+    assert parse(json.dumps(body).encode()) == body
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -578,6 +618,34 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
+
+
+SHAPES = st.recursive(
+    st.integers() | st.text(alphabet='[]{},:"\\\\ñ\x00a'),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(alphabet='[{"\\\\'), inner, max_size=3)
+    ),
+    max_leaves=20,
+)
+
+
+@given(SHAPES, st.integers(1, 6), st.booleans())
+def test_depth_is_that_which_a_parser_finds(value, most, escaped):
+    body = json.dumps({**CHAT, "stop": value}, ensure_ascii=escaped).encode()
+    with mock.patch.object(request_body, "MAX_DEPTH", most):
+        if 1 + max(_depth(value), 2) > most:  # `messages` holds an object
+            with pytest.raises(BadRequestError, match="deeper"):
+                parse(body)
+        else:
+            assert parse(body)["stop"] == value
+
+
+def _depth(value):
+    if not isinstance(value, list | dict):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(_depth, inner), default=0)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(FIELDS)) | st.text(), JSON))

@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 from rwml.errors import ServingError
-from rwml_trainer.serving.process import ServerProcess, bind, free_port, wait_for_completion
+from rwml_trainer.serving.process import (
+    ServerProcess,
+    bind,
+    free_port,
+    stop_all,
+    wait_for_completion,
+)
 
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"
@@ -68,6 +74,37 @@ def test_stop_ends_the_process(tmp_path, code):
     server.stop(grace_s=0.5)
     assert not is_running(server.pid)
     server.stop()  # twice does no harm
+
+
+LEAVES_LAST = """
+import signal, sys, time
+from pathlib import Path
+own, other = Path(sys.argv[1]), Path(sys.argv[2])
+def leave(*_):
+    own.touch()
+    while not other.exists():
+        time.sleep(0.02)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, leave)
+print('up', flush=True)
+time.sleep(600)
+"""
+
+
+def test_all_are_asked_to_end_before_any_is_waited_for(tmp_path):
+    told = [tmp_path / "one.told", tmp_path / "two.told"]
+    servers = []
+    for names in (told, told[::-1]):
+        folder = names[0].with_suffix("")
+        folder.mkdir()
+        command = [sys.executable, "-c", LEAVES_LAST, *map(str, names)]
+        server = ServerProcess(
+            name="engine", command=command, env=os.environ, folder=folder, log=folder / "log"
+        )
+        assert until(lambda log=folder / "log": says_up(log))
+        servers.append(server)
+    stop_all(servers, grace_s=20)
+    assert [server.how_it_ended for server in servers] == ["exit code 0"] * 2
 
 
 @linux

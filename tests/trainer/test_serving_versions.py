@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tests.trainer.stub_engine import MUTE, PIECES, text_of
 
 from rwml import open_store
 from rwml.schema import Trajectory
+from rwml_trainer.serving import control
 from rwml_trainer.serving.registry import Outcome, Registry
 from rwml_trainer.serving.server import Served
 from rwml_trainer.serving.versions import add_version
@@ -58,11 +59,23 @@ class Server:
         assert outcome.ticket == ticket
         return outcome
 
+    def attend_until(self, condition: Callable[[], object]) -> None:
+        """Goes round until something is so."""
+
+        def is_so() -> object:
+            self.served.attend()
+            return condition()
+
+        until(is_so)
+
     def in_flight(self, version: str) -> int:
         return self.served.gateway.control.count(version)
 
     def gate(self, version: str) -> Path:
-        return self.folder / "engines" / version / "gate"
+        return self.work(version) / "gate"
+
+    def work(self, version: str) -> Path:
+        return self.folder / "engines" / version
 
     def recorded(self, thread: str) -> list[Trajectory]:
         with open_store(self.store, create=False) as store:
@@ -169,10 +182,59 @@ def test_a_crashed_engine_is_restarted_and_answered_for_meanwhile(server: Server
     until(lambda: crashed.has_ended)
     answer = ask(served)
     assert (answer.status_code, reason(answer)) == (503, "engine_unavailable")
-    served.attend()
+    server.attend_until(lambda: served.processes[0].pid != crashed.pid)
     assert text(ask(served)) == text_of("one")
-    assert served.processes[0].pid != crashed.pid
     assert any("died (exit code 9" in line for line in server.told)
+
+
+def test_a_crashed_engine_is_restarted_while_a_version_is_promoted(server: Server) -> None:
+    served = server.served
+    crashed = served.processes[0]
+    server.work("world@2").mkdir(exist_ok=True)
+    hold = server.work("world@2") / "hold"
+    hold.touch()
+    with ThreadPoolExecutor(1) as pool:
+        promotion = pool.submit(server.promote, "world@2")
+        try:
+            until(lambda: server.told[-1] == "starting world@2")
+            assert ask(served, "die").status_code in (502, 503)
+            until(lambda: server.told[-1] == "world@1 is up again")
+            until(lambda: ask(served).status_code == 200)
+            assert text(ask(served)) == text_of("one")
+            assert not promotion.done()
+        finally:
+            hold.unlink()
+        assert promotion.result().ok
+    assert text(ask(served)) == text_of("two")
+    assert crashed.has_ended
+    assert server.rollback().ok
+
+
+def test_a_gateway_that_says_nothing_moves_no_name_and_ends_no_server(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, gateway = server.served, server.served.gateway.process
+    server.attend_until(lambda: len(served.processes) == 2)  # one engine, and the gateway
+    before = server.registry.read().aliases["world"]
+    monkeypatch.setattr(control, "ANSWER_S", 0.5)
+    os.kill(gateway.pid, signal.SIGSTOP)
+    try:
+        outcome = server.promote("world@2")
+        served.attend()
+    finally:
+        os.kill(gateway.pid, signal.SIGCONT)
+    assert not outcome.ok
+    assert "world stays world@1: the gateway does not answer" in outcome.message
+    after = server.registry.read().aliases["world"]
+    assert (after.current, after.former) == (before.current, before.former)
+    monkeypatch.undo()
+    server.attend_until(lambda: len(served.processes) == 2)  # the new engine is not needed
+    assert "the gateway answers again" in server.told
+    assert text(ask(served)) == text_of("one")
+    assert server.in_flight("world@1") == 0
+    assert server.promote("world@2").ok
+    assert text(ask(served)) == text_of("two")
+    assert server.rollback().ok
 
 
 def test_traffic_is_recorded_with_its_version_and_tenant(server: Server) -> None:

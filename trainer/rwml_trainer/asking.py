@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 from rwml.errors import UsageError
 from rwml.extras import require
+from rwml.workers import Workers, results
 
 RETRIES = 3
 """Of each question, with LiteLLM's own pauses (ours)."""
@@ -60,15 +59,18 @@ class Asker:
     def ask(self, questions: Sequence[tuple[Messages, dict[str, Any]]]) -> list[str | None]:
         """Answers of n questions, in their order; None where none came.
 
+        Ctrl+C ends it at once: a question that hangs is left behind, and keeps no process alive.
+
         Args:
             questions: chat messages and further options of each (``temperature``, ``seed``).
         """
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else a download at import
         import litellm
 
-        one = partial(self._one, litellm.completion)
-        with ThreadPoolExecutor(max_workers=self._concurrency) as pool:
-            return list(pool.map(one, questions))
+        workers = Workers(self._concurrency, name="rwml-asker")
+        return results(
+            [workers.submit(self._one, litellm.completion, question) for question in questions]
+        )
 
     def _one(self, complete: Complete, question: tuple[Messages, dict[str, Any]]) -> str | None:
         messages, options = question

@@ -14,8 +14,8 @@ from typing import Literal
 from pydantic import JsonValue
 
 from rwml.errors import UsageError
-from rwml.extras import require
 from rwml.files import whole_file
+from rwml.plotting import figure
 from rwml_trainer.filtering.measuring import Measured
 from rwml_trainer.filtering.thresholds import (
     LENIENT,
@@ -127,30 +127,23 @@ def _warnings(criticals: Sequence[float], wanted: float) -> list[str]:
     return found
 
 
-def draw_curve(calibration: dict[str, JsonValue], path: Path) -> None:
+def draw_curve(calibration: Mapping[str, JsonValue], path: Path) -> None:
     """Draws the share of easy rows against the threshold, of all rows and of each part."""
-    require("train", "matplotlib")
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     parts = calibration["parts"]
     lines = {"all": calibration["all"], **(parts if isinstance(parts, dict) else {})}
-    for name, figures in lines.items():
-        if isinstance(figures, dict) and isinstance(curve := figures["curve"], list):
-            shares = [point for point in curve if isinstance(point, list)]
-            label = f"{name} ({figures['rows']} rows)"
-            width = 2.5 if name == "all" else 1.2
-            axes.plot([p[0] for p in shares], [p[1] for p in shares], label=label, lw=width)  # type: ignore[misc]
-    whole = lines["all"]
-    if isinstance(whole, dict) and isinstance(whole["tau_d"], float):
-        axes.axvline(whole["tau_d"], color="black", linestyle=":")
-        axes.axhline(float(str(calibration["wanted"])), color="black", linestyle=":")
-        title = f"data: tau_d {whole['tau_d']}, training: tau_d {whole['training_tau_d']}"
-        axes.set_title(title, fontsize="medium")
-    axes.set(xlabel="tau_d", ylabel="share of easy samples", ylim=(-0.02, 1.02))
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with figure(path, width=7, height=4.2) as drawn:
+        axes = drawn.subplots()
+        for name, figures in lines.items():
+            if isinstance(figures, dict) and isinstance(curve := figures["curve"], list):
+                shares = [point for point in curve if isinstance(point, list)]
+                label = f"{name} ({figures['rows']} rows)"
+                width = 2.5 if name == "all" else 1.2
+                axes.plot([p[0] for p in shares], [p[1] for p in shares], label=label, lw=width)  # type: ignore[misc]
+        whole = lines["all"]
+        if isinstance(whole, dict) and isinstance(whole["tau_d"], float):
+            axes.axvline(whole["tau_d"], color="black", linestyle=":")
+            axes.axhline(float(str(calibration["wanted"])), color="black", linestyle=":")
+            title = f"data: tau_d {whole['tau_d']}, training: tau_d {whole['training_tau_d']}"
+            axes.set_title(title, fontsize="medium")
+        axes.set(xlabel="tau_d", ylabel="share of easy samples", ylim=(-0.02, 1.02))
+        axes.legend(fontsize="small")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +28,7 @@ from rwml.cli.output import (
     stdout_to_stderr,
     track,
 )
+from rwml.cli.periods import SinceOption, UntilOption, read_time
 from rwml.encoders import Encoder, HttpEncoder
 from rwml.errors import UsageError
 from rwml.extras import require
@@ -68,10 +68,8 @@ def monitor(
     encoder_key_env: Annotated[str | None, typer.Option(help="Variable with its key.")] = None,
     sample: Annotated[str, typer.Option(help="Share of the transitions, such as 5%.")] = "100%",
     source: Annotated[str | None, typer.Option(help="Only this source (tau2:retail).")] = None,
-    since: Annotated[
-        str | None, typer.Option(help="Only what began then or later (2026-11-01, in UTC).")
-    ] = None,
-    until: Annotated[str | None, typer.Option(help="Only what began before.")] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     baseline: Annotated[
         Path | None, typer.Option(help="Reference period, made with --write-baseline.")
     ] = None,
@@ -105,7 +103,10 @@ def monitor(
     if api_base is not None:
         check_url(api_base)
     selection = Selection(
-        source=source, since=_time(since), until=_time(until), sample=_share(sample, "--sample")
+        source=source,
+        since=read_time(since),
+        until=read_time(until),
+        sample=_share(sample, "--sample"),
     )
     rate = _share(false_alarms, "--false-alarms")
     reference = None if baseline is None else read_baseline(baseline)
@@ -186,18 +187,6 @@ def _share(text: str, option: str) -> float:
     if rest.strip() or not 0 < share <= 1:
         raise UsageError(f"{option} is a share such as 5% or 0.05, not {text!r}")
     return share
-
-
-def _time(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(
-            f"a time looks like 2026-11-01 or 2026-11-01T08:00, not {text!r}"
-        ) from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _result(

@@ -82,6 +82,7 @@ class Lookahead:
         verdict: what it came to.
         thread_id: of the conversation; None where that has none.
         tenant: whose conversation it is; None where nobody says.
+        at: when it was recorded, in UTC; None until then.
     """
 
     call: ToolCall
@@ -90,6 +91,7 @@ class Lookahead:
     verdict: Verdict
     thread_id: str | None = None
     tenant: str | None = None
+    at: datetime | None = None
 
     def as_trajectory(self, id: str) -> Trajectory:
         """The trajectory that keeps it.
@@ -198,6 +200,7 @@ def read_lookaheads(store: Store) -> Iterator[Lookahead]:
                 verdict=verdict,
                 thread_id=None if thread is None else str(thread),
                 tenant=None if tenant is None else str(tenant),
+                at=trajectory.started_at,
             )
 
 

@@ -26,11 +26,11 @@ from rwml.prompts.profiles import Prompt, join_results, result_text
 from rwml.prompts.tokenizers import load_tokenizer
 from rwml.schema import Kind, Message, Trajectory, Transition
 from rwml.trajectory_recorder import MessageLike, read_message
+from rwml.workers import Workers, results, wait_for_all
 from rwml.world_model.cache import PredictionCache
 from rwml.world_model.endpoint import ATTEMPTS, TIMEOUT_S, Endpoint, read_target
 from rwml.world_model.predictions import Prediction, Scored
 from rwml.world_model.runs import RunFacts, read_run
-from rwml.world_model.workers import Workers, results, wait_for_all
 
 MAX_TOKENS = 1_024
 """Longest answer, reasoning included, where no run says more (ours)."""

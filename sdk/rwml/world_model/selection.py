@@ -54,7 +54,7 @@ class Selection:
         seen = self._sightings(store)
         for trajectory in store.trajectories(source=self.source):
             began = _beginning(trajectory)
-            if self._is_within(began):
+            if self.covers(began):
                 if began is not None and note is not None:
                     note(began)
                 for transition in trajectory.transitions(history=history):
@@ -88,7 +88,8 @@ class Selection:
     def _meets(self, baseline: Baseline) -> bool:
         return None in (self.source, baseline.source) or self.source == baseline.source
 
-    def _is_within(self, began: datetime | None) -> bool:
+    def covers(self, began: datetime | None) -> bool:
+        """Whether what began then is in the period; if nobody knows, where it has no ends."""
         if began is None:
             return self.since is None and self.until is None
         return (self.since is None or began >= self.since) and (

@@ -86,7 +86,12 @@ def _as_floats(value: JsonValue) -> dict[str, JsonValue]:
     for token, bias in value.items() if isinstance(value, dict) else [("", None)]:
         if not token.isdigit() or isinstance(bias, bool) or not isinstance(bias, int | float):
             raise BadRequestError("'logit_bias' must map token ids to numbers", "logit_bias")
-        biases[token] = float(bias)
+        try:
+            biases[token] = float(bias)
+        except OverflowError as error:
+            raise BadRequestError(
+                "'logit_bias' must map token ids to numbers that a float can hold", "logit_bias"
+            ) from error
     return biases
 
 

@@ -1,41 +1,45 @@
 """The engines behind a gateway: started, checked, restarted when they crash, and swapped.
 
 A promotion is a swap of processes: the new engine is up and checked before the name moves; requests
-in flight end on the old one, which stops when the last of them has. Everything here runs in the
-server's main thread, whose children the engines are; clients are the gateway's concern.
+in flight end on the old one, which stops when the last of them has. All that is known here belongs
+to the server's main thread; only engines are waited for in others (`starting`), so that one can be
+restarted while another is promoted. Clients are the gateway's concern.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
-from rwml.errors import RwmlError, ServingError, UsageError
-from rwml_trainer.serving import canary
+from rwml.errors import RwmlError, UsageError
+from rwml_trainer.serving import canary, control
 from rwml_trainer.serving.canary import CanaryError, Findings
+from rwml_trainer.serving.control import GatewaySilentError
 from rwml_trainer.serving.engine import Engine, start_transformers
-from rwml_trainer.serving.folders import check_model_folder
 from rwml_trainer.serving.gateway import Gateway
-from rwml_trainer.serving.process import ServerProcess
-from rwml_trainer.serving.registry import Order, Outcome, Registry, Version, check_unchanged
+from rwml_trainer.serving.process import POLL_S, ServerProcess
+from rwml_trainer.serving.registry import (
+    Order,
+    OrderKind,
+    Outcome,
+    Registry,
+    Version,
+)
 from rwml_trainer.serving.routing import Table, Target
+from rwml_trainer.serving.starting import ENGINE_GRACE_S, Started, StartEngine, Starter
 
-StartEngine = Callable[[Path, Path], Engine]
-"""From a model folder, and a folder for what the engine writes, to an engine that loads."""
 Notify = Callable[[str], None]
+_OPPOSITE: dict[OrderKind, OrderKind] = {"promote": "rollback", "rollback": "promote"}
 
 ENGINES = "engines"
-ENGINE_GRACE_S = 5.0
-"""An engine is asked to end when nothing is in flight any more."""
-RESTARTS = 5
-"""Attempts to bring back a crashed engine (ours); then the server gives up and says so."""
-LONGEST_PAUSE_S = 30.0
 LEAVING_S = 600.0
 """What requests to a version have left once its name has moved on (ours)."""
+AGAIN_S = 1.0
+"""What a gateway that did not answer has to answer the next time (ours)."""
 
 
 @dataclass
@@ -68,12 +72,18 @@ class Fleet:
         start_timeout_s: float,
     ) -> None:
         self._registry = registry
-        self._start_engine = start_engine
         self._notify = notify
-        self._start_timeout_s = start_timeout_s
+        self._starter = Starter(
+            registry.folder.resolve() / ENGINES,
+            start_engine=start_engine,
+            timeout_s=start_timeout_s,
+        )
         self._running: dict[str, Running] = {}
         self._aliases: dict[str, str] = {}
         self._gateway: Gateway | None = None
+        self._is_told = True
+        self._is_silent = False
+        self._restarts: dict[str, Future[Started]] = {}
 
     @property
     def engines(self) -> tuple[ServerProcess, ...]:
@@ -101,7 +111,7 @@ class Fleet:
             ModelError: the weights are not those that were added, or the folder is unsafe.
         """
         for version in versions:
-            self._running[version.id] = Running(version, self._start(version))
+            self._running[version.id] = Running(version, self._starter.launch(version))
             self._aliases[version.name] = version.id
 
     def connect(self, gateway: Gateway, deadline: float) -> None:
@@ -120,45 +130,56 @@ class Fleet:
     def attend(self) -> None:
         """One round: restarts what crashed, carries out orders, stops what nobody uses any more.
 
+        A gateway that does not answer is asked again in the next round; until then no name moves.
+
         Raises:
             ServingError: the gateway died, or an engine does not come back.
         """
         assert self._gateway is not None  # noqa: S101 - `connect` comes first
         self._gateway.process.check()
-        for running in list(self._running.values()):
-            if running.engine.process.has_ended:
-                self._bring_back(running)
-            elif running.state == "leaving":
-                self._let_go(running)
+        self._look_after()
+        for restart in self._restarts.values():
+            if restart.done():  # else it is taken back in the next round
+                restart.result()
+        if not self._is_told:
+            return
+        try:
+            for running in list(self._running.values()):
+                if running.state == "leaving":
+                    self._let_go(running)
+        except GatewaySilentError as error:
+            self._note_silence(error)
+            return
         for name, alias in self._registry.read().aliases.items():
             if alias.order is not None:
                 self._carry_out(name, alias.order)
 
     def close(self) -> None:
         """Stops all engines."""
-        for running in self._running.values():
-            running.engine.process.stop(ENGINE_GRACE_S)
-
-    def _start(self, version: Version) -> Engine:
-        folder = Path(version.folder)
-        check_unchanged(version)
-        check_model_folder(folder)
-        return self._start_engine(folder, self._registry.folder.resolve() / ENGINES / version.id)
+        self._starter.close()
 
     def _start_and_check(self, version: Version) -> Running:
-        """An engine that is up and answers; none is left where that fails."""
-        running = Running(version, self._start(version))
-        try:
-            running.engine.wait(time.monotonic() + self._start_timeout_s)
-            running.findings = canary.check(running.engine, version)
-        except BaseException:  # also Ctrl+C: nobody else knows of it yet
-            running.engine.process.stop(ENGINE_GRACE_S)
-            raise
-        return running
+        """An engine that is up and answers; others are looked after while it comes up."""
+        start = self._restarts.pop(version.id, None) or self._starter.start(version)
+        while wait([start], POLL_S).not_done:
+            self._look_after()
+        engine, findings = start.result()
+        return Running(version, engine, findings)
+
+    def _look_after(self) -> None:
+        """Restarts what crashed and takes back what is up again; waits for no engine."""
+        for running in list(self._running.values()):
+            if running.engine.process.has_ended and running.version.id not in self._restarts:
+                self._bring_back(running)
+        for name, restart in list(self._restarts.items()):
+            running = self._running.get(name)
+            is_wanted = running is not None and running.state != "leaving"
+            if restart.done() and not (is_wanted and restart.exception()):
+                del self._restarts[name]
+                self._take_back(running if is_wanted else None, restart)
+        self._tell()
 
     def _bring_back(self, running: Running) -> None:
-        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
-
         version, process = running.version, running.engine.process
         process.stop(ENGINE_GRACE_S)  # what it started may still be there
         if running.state == "leaving":
@@ -168,18 +189,17 @@ class Fleet:
         process.log.replace(kept)
         how = f"died ({process.how_it_ended}, log: {kept})"
         self._notify(f"the engine of {version.id} {how}: it is restarted")
-        running.state = "down"
-        self._publish()
-        for attempt in Retrying(
-            stop=stop_after_attempt(RESTARTS),
-            wait=wait_exponential(max=LONGEST_PAUSE_S),
-            retry=retry_if_exception_type(ServingError),
-            reraise=True,
-        ):
-            with attempt:
-                self._running[version.id] = self._start_and_check(version)
-        self._publish()
-        self._notify(f"{version.id} is up again")
+        running.state, self._is_told = "down", False
+        self._restarts[version.id] = self._starter.restart(version)
+
+    def _take_back(self, running: Running | None, restart: Future[Started]) -> None:
+        """Puts an engine that was restarted where the crashed one was; None: its name moved on."""
+        if running is not None:
+            running.engine, running.findings = restart.result()
+            running.state, self._is_told = "ready", False
+            self._notify(f"{running.version.id} is up again")
+        elif not restart.exception():
+            restart.result().engine.process.stop(ENGINE_GRACE_S)
 
     def _carry_out(self, name: str, order: Order) -> None:
         wanting = False
@@ -216,6 +236,7 @@ class Fleet:
         if new is None:
             self._notify(f"starting {version.id}")
             new = self._start_and_check(version)
+            new.state, new.leaving_since = "leaving", time.monotonic()  # until the name has moved
         try:
             if order.kind == "promote":  # one goes back to what one had, whatever the new one can
                 self._compare(new, current)
@@ -224,11 +245,19 @@ class Fleet:
             if version.id not in self._running:
                 new.engine.process.stop(ENGINE_GRACE_S)
             raise
-        new.state = "ready"
         self._running[version.id] = new
+        former = new.state, current.state
+        new.state, current.state = "ready", "leaving"
+        current.leaving_since = time.monotonic()
         self._aliases[name] = version.id
-        current.state, current.leaving_since = "leaving", time.monotonic()
-        self._publish()
+        try:
+            self._publish()
+        except GatewaySilentError as error:  # it may still hear of it, so both engines stay
+            self._note_silence(error)
+            new.state, current.state = former
+            self._aliases[name] = current.version.id
+            self._registry.move(current.version, _OPPOSITE[order.kind])
+            raise GatewaySilentError(f"{name} stays {current.version.id}: {error}") from error
         return f"{name} is {version.id} ({new.findings}), and was {current.version.id}"
 
     def _compare(self, new: Running, current: Running) -> None:
@@ -253,8 +282,32 @@ class Fleet:
 
     def _forget(self, version: Version) -> None:
         del self._running[version.id]
-        self._publish()
+        self._is_told = False
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tells the gateway what it does not know; where it is silent, with the next call."""
+        if not self._is_told:
+            try:
+                self._publish()
+            except GatewaySilentError as error:
+                self._note_silence(error)
 
     def _publish(self) -> None:
+        """Tells the gateway what counts now.
+
+        Raises:
+            GatewaySilentError: it may count later, or never.
+        """
+        self._is_told = False
         if self._gateway is not None:
-            self._gateway.control.serve(self.table())
+            patience_s = AGAIN_S if self._is_silent else control.ANSWER_S
+            self._gateway.control.serve(self.table(), deadline=time.monotonic() + patience_s)
+        if self._is_silent:
+            self._notify("the gateway answers again")
+        self._is_told, self._is_silent = True, False
+
+    def _note_silence(self, error: GatewaySilentError) -> None:
+        if not self._is_silent:
+            self._notify(f"{error}; it is asked again, and no name moves until it answers")
+        self._is_told, self._is_silent = False, True

@@ -98,8 +98,22 @@ class KeyFile:
             The key itself, which is kept nowhere.
 
         Raises:
-            UsageError: the name is taken.
+            UsageError: the name is taken, or the server's own.
         """
+        if name == SESSION:
+            raise UsageError(
+                f"{SESSION!r} is the server's own key, which ends with it: choose another name"
+            )
+        return self._add(name, expires_at=expires_at, models=models, rpm_limit=rpm_limit)
+
+    def _add(
+        self,
+        name: str,
+        *,
+        expires_at: datetime | None = None,
+        models: tuple[str, ...] = (),
+        rpm_limit: int | None = None,
+    ) -> str:
         secret = f"sk-{secrets.token_urlsafe(SECRET_BYTES)}"
         made = Key(
             name=name,
@@ -133,7 +147,7 @@ class KeyFile:
     def renew_session(self) -> str:
         """Makes the key of a server that starts; one that a killed server left behind ends."""
         self.end_session()
-        return self.add(SESSION)
+        return self._add(SESSION)
 
     def end_session(self) -> None:
         """Ends the key of a server that stops."""

@@ -35,6 +35,9 @@ class ServerProcess:
         folder: its working directory.
         log: file that receives its output, made anew, readable by us only.
         pass_fds: open file descriptors that it inherits.
+
+    Attributes:
+        is_stopped: whether it was ended from here, with all that it started.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class ServerProcess:
     ) -> None:
         self.name = name
         self.log = log
+        self.is_stopped = False
         launcher = (*python("rwml.launcher"), str(os.getpid()))
         log.unlink(missing_ok=True)
         with os.fdopen(os.open(log, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as output:
@@ -101,11 +105,19 @@ class ServerProcess:
 
     def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Ends the server and whatever it started: asks, waits, then kills the group."""
+        stop_all([self], grace_s)
+
+    def ask_to_end(self) -> None:
+        """Sends SIGTERM to the server and whatever it started, where it runs."""
         if self._popen.poll() is None:
             self._signal(signal.SIGTERM)
-            self.wait(grace_s)
-        self._signal(signal.SIGKILL)
-        self._popen.wait()
+
+    def kill(self) -> None:
+        """Ends the server and whatever it started, at once."""
+        if not self.is_stopped:  # else the number of its group may be another's by now
+            self._signal(signal.SIGKILL)
+            self._popen.wait()
+            self.is_stopped = True
 
     def __enter__(self) -> ServerProcess:
         return self
@@ -121,6 +133,23 @@ class ServerProcess:
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):  # the group is gone
             os.killpg(self.pid, number)
+
+
+def stop_all(servers: Iterable[ServerProcess], grace_s: float = STOP_GRACE_S) -> None:
+    """Ends servers side by side, as `ServerProcess.stop` ends one.
+
+    Args:
+        servers: all are asked before any is waited for.
+        grace_s: seconds that they have together before they are killed.
+    """
+    servers = tuple(servers)
+    for server in servers:
+        server.ask_to_end()
+    deadline = time.monotonic() + grace_s
+    for server in servers:
+        server.wait(max(0.0, deadline - time.monotonic()))
+    for server in servers:
+        server.kill()
 
 
 def python(module: str) -> tuple[str, ...]:

@@ -3,13 +3,17 @@
 LiteLLM takes hundreds of further fields from a body (where to send it, with which key, callbacks,
 mocked answers, fallbacks, guardrails), so the fields are an allow-list. What was checked is what
 goes on: the body is written anew, so that two JSON parsers cannot disagree about it. It may not be
-nested deeper than the parsers behind us can follow without running out of stack.
+nested deeper than the parsers behind us can follow without running out of stack, nor hold more
+values than the event loop can spare the time for: a parser stops it for a second over 8 MiB of
+brackets, so they are counted before anything is parsed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Mapping
+from itertools import accumulate
 
 from pydantic import JsonValue
 
@@ -48,6 +52,14 @@ FIELDS = frozenset(
 
 MAX_DEPTH = 64
 """Of lists and objects within each other (ours): a tool's schema has about ten."""
+MAX_VALUES = 100_000
+"""Lists, objects and what is in them (ours): some ten thousand messages, read in about 10 ms."""
+_QUOTES_PER_VALUE = 4  # it and its key are texts
+_OPENS_OR_PARTS = b"[{,"
+_BRACKETS = b"[]{}"
+_BUT_VALUES = bytes(byte for byte in range(256) if byte not in _OPENS_OR_PARTS)
+_BUT_BRACKETS = bytes(byte for byte in range(256) if byte not in _BRACKETS)
+_AS_STEPS = bytes.maketrans(_BRACKETS, b"\x01\xff\x01\xff")  # a level down, and up again
 
 
 class BadRequestError(ValueError):
@@ -64,14 +76,14 @@ def parse(body: bytes) -> dict[str, JsonValue]:
     Raises:
         BadRequestError: it is no JSON object, or says something that is not passed on.
     """
+    _check_shape(body)
     try:
-        request: JsonValue = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        # As text: bytes may be UTF-16, in which brackets and quotes are something else.
+        request: JsonValue = json.loads(body.decode(), parse_constant=_refuse_constant)
+    except ValueError as error:
         raise BadRequestError("the body is not valid JSON") from error
     if not isinstance(request, dict):
         raise BadRequestError("the body is not a JSON object")
-    if not _is_shallow(request):
-        raise BadRequestError(f"the body is nested deeper than {MAX_DEPTH} levels")
     _check(request)
     return request
 
@@ -86,6 +98,23 @@ def write(request: Mapping[str, JsonValue]) -> bytes:
         return json.dumps(request, allow_nan=False).encode()
     except ValueError as error:
         raise BadRequestError("the body is not valid JSON") from error
+
+
+def _check_shape(body: bytes) -> None:
+    """Refuses what is too much for a parser, by passes over the bytes: 30 ms for 8 MiB of any kind.
+
+    Up to where the body stops being JSON, this sees the brackets that a parser would.
+    """
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
+    is_full = plain.count(b'"') > _QUOTES_PER_VALUE * MAX_VALUES
+    outside = b"" if is_full else b"".join(plain.split(b'"')[::2])  # of texts
+    if is_full or len(outside.translate(None, _BUT_VALUES)) > MAX_VALUES:
+        raise BadRequestError(
+            f"the body holds more than {MAX_VALUES} values: send fewer messages or tools"
+        )
+    steps = outside.translate(_AS_STEPS, _BUT_BRACKETS)[: 2 * MAX_VALUES]  # JSON has no more
+    if max(accumulate(array("b", steps)), default=0) > MAX_DEPTH:
+        raise BadRequestError(f"the body is nested deeper than {MAX_DEPTH} levels: flatten it")
 
 
 def _check(request: Mapping[str, JsonValue]) -> None:
@@ -104,25 +133,6 @@ def _check(request: Mapping[str, JsonValue]) -> None:
     tools = request.get("tools") or []
     if not isinstance(tools, list) or not all(_has_type(tool, "function") for tool in tools):
         raise BadRequestError("tools may only be of type 'function'", "tools")
-
-
-def _is_shallow(request: JsonValue) -> bool:
-    """Goes down level by level: recursion is what it guards against."""
-    level: list[JsonValue] = [request]
-    for _ in range(MAX_DEPTH):
-        level = [inner for value in level for inner in _nested(value)]
-        if not level:
-            return True
-    return False
-
-
-def _nested(value: JsonValue) -> Iterable[JsonValue]:
-    inner: Iterable[JsonValue] = ()
-    if isinstance(value, dict):
-        inner = value.values()
-    elif isinstance(value, list):
-        inner = value
-    return (each for each in inner if isinstance(each, dict | list))
 
 
 def _is_text(content: JsonValue) -> bool:

@@ -13,6 +13,9 @@ from rwml.cli.output import JsonFlag, emit, render
 from rwml.errors import UsageError
 from rwml_trainer.commands.serve.options import ServingOption
 
+MOST_DAYS = 36_500
+"""A hundred years (ours)."""
+
 
 def add_key(
     name: Annotated[str, typer.Argument(help="Who gets it; recorded traffic names it.")],
@@ -31,8 +34,11 @@ def add_key(
     """
     from rwml_trainer.serving.keys import KeyFile
 
-    if days is not None and days <= 0:
-        raise UsageError("--days must be more than 0")
+    if days is not None and not 0 < days <= MOST_DAYS:  # nan is neither
+        raise UsageError(
+            f"--days must be more than 0 and at most {MOST_DAYS}, not {days:g}; leave it out for a "
+            f"key that does not expire"
+        )
     expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
     key = KeyFile(_folder(serving)).add(
         name, expires_at=expires_at, models=tuple(model or ()), rpm_limit=rpm

@@ -1,0 +1,113 @@
+"""Starts engines and waits for them in threads, so that one can be restarted while another loads.
+
+An engine dies with the thread that started it (`rwml.launcher`), so these threads live as long as
+the `Starter`; and with it end all engines that it started.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import NamedTuple
+
+from rwml.errors import ServingError
+from rwml.workers import Workers
+from rwml_trainer.serving import canary
+from rwml_trainer.serving.canary import Findings
+from rwml_trainer.serving.engine import Engine
+from rwml_trainer.serving.folders import check_model_folder
+from rwml_trainer.serving.process import ServerProcess, stop_all
+from rwml_trainer.serving.registry import Version, check_unchanged
+
+StartEngine = Callable[[Path, Path], Engine]
+"""From a model folder, and a folder for what the engine writes, to an engine that loads."""
+
+ENGINE_GRACE_S = 5.0
+"""An engine is asked to end when nothing is in flight any more."""
+RESTARTS = 5
+"""Attempts to bring back a crashed engine (ours); then the server gives up and says so."""
+LONGEST_PAUSE_S = 30.0
+AT_ONCE = 16
+"""Engines that are waited for at once, at most (ours)."""
+
+
+class Started(NamedTuple):
+    """An engine that is up, and what its check found."""
+
+    engine: Engine
+    findings: Findings
+
+
+class Starter:
+    """Starts engines; all of them end with it.
+
+    Args:
+        folder: receives a folder for each version, for what its engine writes.
+        start_engine: starts one.
+        timeout_s: seconds that an engine has to come up.
+    """
+
+    def __init__(self, folder: Path, *, start_engine: StartEngine, timeout_s: float) -> None:
+        self._folder = folder
+        self._start_engine = start_engine
+        self._timeout_s = timeout_s
+        self._workers = Workers(AT_ONCE, name="rwml-engine-start")
+        self._lock = threading.Lock()
+        self._is_closing = threading.Event()
+        self._processes: list[ServerProcess] = []
+
+    def launch(self, version: Version) -> Engine:
+        """Starts an engine, which loads while this returns; from a thread that lives on.
+
+        Raises:
+            ModelError: the weights are not those that were added, or the folder is unsafe.
+            ServingError: this was closed.
+        """
+        folder = Path(version.folder)
+        check_unchanged(version)
+        check_model_folder(folder)
+        with self._lock:
+            if self._is_closing.is_set():
+                raise ServingError(f"{version.id} is not started: the server ends")
+            engine = self._start_engine(folder, self._folder / version.id)
+            known = [process for process in self._processes if not process.is_stopped]
+            self._processes = [*known, engine.process]
+        return engine
+
+    def start(self, version: Version) -> Future[Started]:
+        """Starts an engine and checks it; none is left where that fails."""
+        return self._workers.submit(self._start, version)
+
+    def restart(self, version: Version) -> Future[Started]:
+        """The same for one that crashed: tries again, with pauses that grow, where it fails."""
+        import tenacity
+
+        attempts = tenacity.Retrying(
+            stop=tenacity.stop_any(
+                tenacity.stop_after_attempt(RESTARTS),
+                tenacity.stop_when_event_set(self._is_closing),
+            ),
+            wait=tenacity.wait_exponential(max=LONGEST_PAUSE_S),
+            sleep=tenacity.sleep_using_event(self._is_closing),
+            retry=tenacity.retry_if_exception_type(ServingError),
+            reraise=True,
+        )
+        return self._workers.submit(attempts, self._start, version)
+
+    def close(self) -> None:
+        """Stops all engines, side by side; also those that are being started."""
+        with self._lock:
+            self._is_closing.set()
+        stop_all(self._processes, ENGINE_GRACE_S)
+
+    def _start(self, version: Version) -> Started:
+        engine = self.launch(version)
+        try:
+            engine.wait(time.monotonic() + self._timeout_s)
+            return Started(engine, canary.check(engine, version))
+        except BaseException:
+            engine.process.stop(ENGINE_GRACE_S)
+            raise
