@@ -17,15 +17,13 @@ from typing import Literal
 from rwml.errors import RwmlError, ServingError, UsageError
 from rwml_trainer.serving import canary
 from rwml_trainer.serving.canary import CanaryError, Findings
-from rwml_trainer.serving.engine import Engine, start_transformers
+from rwml_trainer.serving.engine import Engine, StartEngine, start_transformers
 from rwml_trainer.serving.folders import check_model_folder
 from rwml_trainer.serving.gateway import Gateway
 from rwml_trainer.serving.process import ServerProcess
 from rwml_trainer.serving.registry import Order, Outcome, Registry, Version, check_unchanged
 from rwml_trainer.serving.routing import Table, Target
 
-StartEngine = Callable[[Path, Path], Engine]
-"""From a model folder, and a folder for what the engine writes, to an engine that loads."""
 Notify = Callable[[str], None]
 
 ENGINES = "engines"
@@ -87,7 +85,7 @@ class Fleet:
                 url=running.engine.url,
                 model=running.engine.model,
                 engine=running.engine.name,
-                tools=running.version.tools,
+                tools=running.version.tools and running.engine.tools,
                 state=running.state,
             )
             for name, running in self._running.items()
@@ -140,10 +138,9 @@ class Fleet:
             running.engine.process.stop(ENGINE_GRACE_S)
 
     def _start(self, version: Version) -> Engine:
-        folder = Path(version.folder)
         check_unchanged(version)
-        check_model_folder(folder)
-        return self._start_engine(folder, self._registry.folder.resolve() / ENGINES / version.id)
+        check_model_folder(Path(version.folder))
+        return self._start_engine(version, self._registry.folder.resolve() / ENGINES / version.id)
 
     def _start_and_check(self, version: Version) -> Running:
         """An engine that is up and answers; none is left where that fails."""

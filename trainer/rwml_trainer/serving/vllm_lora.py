@@ -1,0 +1,215 @@
+"""One vLLM for all runs of a base model: each version is a LoRA adapter that it loads at run time.
+
+A promotion then needs no second copy of the base model in memory and no second start. vLLM's
+switch for that opens routes that read any folder of the machine: it is set for a process that
+listens on loopback and asks for a key which only the gateway knows, and the gateway has none of
+these routes. An adapter is loaded under the version's name, and only if it is the one that the
+version's merged weights were made of.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rwml.errors import ModelError, ServingError
+from rwml.files import file_sha256
+from rwml_trainer.merging import LORA_CONFIG, LORA_WEIGHTS, read_merge
+from rwml_trainer.runs import read_run, weights_folder
+from rwml_trainer.serving.engine import Engine
+from rwml_trainer.serving.folders import check_model_folder
+from rwml_trainer.serving.process import (
+    LOG_LINES,
+    STOP_GRACE_S,
+    ServerProcess,
+    wait_for_completion,
+)
+from rwml_trainer.serving.registry import Version
+from rwml_trainer.serving.vllm_engine import Vllm
+
+BASE = "base"
+"""What vLLM calls the base model, which no client can ask."""
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Of LoRA adapters, as vLLM reserves memory for them (its ``MaxLoRARanks``)."""
+AT_ONCE = 2
+"""Adapters in one batch (ours): the one that leaves and the one that comes."""
+TELL_S = 60.0
+"""For an adapter to be read (ours): one of 100 MB takes seconds."""
+
+
+@dataclass
+class _Host:
+    """A vLLM of a base model, and how many versions it runs."""
+
+    engine: Engine
+    rank: int
+    versions: int = 0
+
+
+@dataclass
+class VllmLora:
+    """Starts versions as adapters of a vLLM that is there already, or starts that first.
+
+    Args:
+        vllm: how one is started.
+    """
+
+    vllm: Vllm
+    _hosts: dict[str, _Host] = field(default_factory=dict, init=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, init=False)
+    _started: int = field(default=0, init=False)
+
+    def start(self, version: Version, work: Path) -> Engine:
+        """Starts a version; what is no LoRA run gets a vLLM of its own.
+
+        Args:
+            version: of a run, merged; its base model must be a folder.
+            work: of the version; the folder of a base model's vLLM lies beside it.
+
+        Raises:
+            ModelError: the run's adapter is another one now, or its base model is not there.
+            UsageError: which parser reads the model's tool calls is not known.
+        """
+        if version.stage is None or read_run(Path(version.source)).weights != "lora":
+            return self.vllm.start(version, work)
+        adapter, base, rank = _adapter_of(version)
+        work.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._lock:
+            host = self._hosts.get(base)
+            if host is None or host.engine.process.has_ended or host.rank < rank:
+                host = self._start_host(version, base, rank=rank, folder=work.parent)
+            host.versions += 1
+            process = _AdapterProcess(self, host, version=version.id, log=work / "engine.log")
+            return _AdapterEngine(
+                "vllm",
+                host.engine.url,
+                version.id,
+                process,
+                self.vllm.key,
+                tools=host.engine.tools,
+                adapter=adapter,
+            )
+
+    def release(self, host: _Host, grace_s: float) -> None:
+        """Stops a vLLM with its last version."""
+        with self._lock:
+            host.versions -= 1
+            if host.versions <= 0:
+                host.engine.process.stop(grace_s)
+                for base in [base for base, known in self._hosts.items() if known is host]:
+                    del self._hosts[base]
+
+    def _start_host(self, version: Version, base: str, *, rank: int, folder: Path) -> _Host:
+        self._started += 1
+        reserved = next((known for known in RANKS if known >= rank), rank)
+        engine = self.vllm.start(
+            version.model_copy(update={"folder": base}),
+            folder / f"{BASE}-{self._started}",
+            name=BASE,
+            lora=("--enable-lora", "--max-loras", str(AT_ONCE), "--max-lora-rank", str(reserved)),
+        )
+        host = self._hosts[base] = _Host(engine, reserved)
+        return host
+
+
+class _AdapterProcess(ServerProcess):
+    """The vLLM that a version shares with others: it ends with the last of them.
+
+    Args:
+        shared: who started it.
+        host: the vLLM.
+        version: the adapter's name.
+        log: file that says where the log is.
+    """
+
+    def __init__(self, shared: VllmLora, host: _Host, *, version: str, log: Path) -> None:
+        process = host.engine.process
+        self.name, self.log, self._popen = process.name, log, process._popen
+        self._shared, self._host, self._version = shared, host, version
+        self._is_released = False
+        log.write_text(f"{version} is an adapter of the engine in {process.log}\n")
+
+    def last_lines(self, count: int = LOG_LINES) -> str:
+        """The last lines of the vLLM's log."""
+        return self._host.engine.process.last_lines(count)
+
+    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+        """Unloads the adapter; the vLLM stops with its last one."""
+        if self._is_released:
+            return
+        self._is_released = True
+        if not self.has_ended:
+            with suppress(ServingError):  # it is busy or ends: what is loaded goes with it
+                tell(self._host.engine, "unload_lora_adapter", {"lora_name": self._version})
+        self._shared.release(self._host, grace_s)
+
+
+@dataclass(frozen=True)
+class _AdapterEngine(Engine):
+    """A version that is an adapter; `wait` loads it."""
+
+    adapter: Path = Path()
+
+    def wait(self, deadline: float) -> None:
+        """Returns once the adapter is loaded and answers; raises ServingError if it never does."""
+        wait_for_completion(
+            url=self.url, model=BASE, key=self.key, needs=[self.process], deadline=deadline
+        )
+        place = {"lora_name": self.model, "lora_path": str(self.adapter)}
+        tell(self, "load_lora_adapter", place)
+        super().wait(deadline)
+
+
+def tell(engine: Engine, order: str, body: dict[str, str]) -> None:
+    """Has a vLLM load or unload an adapter.
+
+    Raises:
+        ServingError: it refuses, or does not answer.
+    """
+    import httpx
+
+    headers = {"Authorization": f"Bearer {engine.key}"}
+    try:
+        answer = httpx.post(
+            f"{engine.url}/{order}", headers=headers, json=body, timeout=TELL_S, trust_env=False
+        )
+    except httpx.HTTPError as error:
+        raise ServingError(f"vLLM does not answer ({order}): {error}") from error
+    if answer.status_code != 200:
+        raise ServingError(
+            f"vLLM refuses {body['lora_name']} ({order}): {answer.text[:300]}; without --load-lora "
+            f"its merged weights are served"
+        )
+
+
+def _adapter_of(version: Version) -> tuple[Path, str, int]:
+    """Folder of a version's adapter, of its base model, and the adapter's rank.
+
+    Raises:
+        ModelError: it is not the adapter that was merged, or the base model is no folder.
+    """
+    merged = read_merge(Path(version.folder))
+    adapter = weights_folder(Path(version.source), version.stage or "trained").resolve()
+    check_model_folder(adapter)
+    if (
+        merged is None
+        or file_sha256(adapter / LORA_WEIGHTS) != merged.lora_sha256
+        or file_sha256(adapter / LORA_CONFIG) != merged.lora_config_sha256
+    ):
+        raise ModelError(
+            f"the LoRA adapter in {adapter} is not the one that {version.id} was made of: versions "
+            f"never change; serve its merged weights, without --load-lora"
+        )
+    base = Path(merged.base_model)
+    if not base.is_dir():
+        raise ModelError(
+            f"the base model of {version.id} ({merged.base_model}) is no folder here: serve its "
+            f"merged weights, without --load-lora"
+        )
+    check_model_folder(base)
+    config = json.loads((adapter / LORA_CONFIG).read_bytes())
+    ranks = [config["r"], *(config.get("rank_pattern") or {}).values()]
+    return adapter, str(base.resolve()), max(ranks)
