@@ -51,7 +51,7 @@ test-alfworld: $(VENV)/.dev-installed
 	$(BIN)/python -m tests.alfworld
 
 test-vllm: $(VENV)/.dev-installed $(VLLM_VENV)/.installed
-	RWML_VLLM_PYTHON=$(VLLM_BIN)/python $(BIN)/python -m pytest -n 0 --timeout 1800 -v \
+	RWML_VLLM_PYTHON=$(VLLM_BIN)/python $(BIN)/python -m pytest -n 0 --timeout 1800 -v -s \
 		tests/vllm/real_vllm.py
 
 soak: $(VENV)/.dev-installed
