@@ -153,7 +153,10 @@ def test_runs_of_one_base_model_share_a_vllm(
         assert first.process.pid == second.process.pid
         assert (tmp_path / "base-1/engine-model").resolve() == tiny_model.resolve()
         for engine, known in ((first, versions[0]), (second, versions[1])):
-            assert _said(engine) == f"{Path(known.source).resolve()}/lora_adapter"
+            loaded = Path(_said(engine))
+            assert loaded == tmp_path / known.id / "adapter"
+            own = Path(known.source) / "lora_adapter/adapter_model.safetensors"
+            assert (loaded / own.name).read_bytes() == own.read_bytes()
         first.process.stop()
         first.process.stop()
         assert not second.process.has_ended, "the other one goes on"

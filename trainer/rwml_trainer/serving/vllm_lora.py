@@ -10,6 +10,7 @@ version's merged weights were made of.
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,11 +33,14 @@ from rwml_trainer.serving.vllm_engine import Vllm
 
 BASE = "base"
 """What vLLM calls the base model, which no client can ask."""
+ADAPTER = "adapter"
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Of LoRA adapters, as vLLM reserves memory for them (its ``MaxLoRARanks``)."""
 AT_ONCE = 2
 """Adapters in one batch (ours): the one that leaves and the one that comes."""
-TELL_S = 60.0
+LOAD, UNLOAD = "load_lora_adapter", "unload_lora_adapter"
+"""Routes of vLLM, which its switch opens."""
+LOAD_S = 60.0
 """For an adapter to be read (ours): one of 100 MB takes seconds."""
 
 
@@ -75,8 +79,8 @@ class VllmLora:
         """
         if version.stage is None or read_run(Path(version.source)).weights != "lora":
             return self.vllm.start(version, work)
-        adapter, base, rank = _adapter_of(version)
         work.mkdir(parents=True, exist_ok=True, mode=0o700)
+        adapter, base, rank = _take_adapter(version, work / ADAPTER)
         with self._lock:
             host = self._hosts.get(base)
             if host is None or host.engine.process.has_ended or host.rank < rank:
@@ -93,14 +97,16 @@ class VllmLora:
                 adapter=adapter,
             )
 
-    def release(self, host: _Host, grace_s: float) -> None:
-        """Stops a vLLM with its last version."""
+    def release(self, host: _Host, version: str, grace_s: float) -> None:
+        """Unloads a version; a vLLM stops with its last one."""
         with self._lock:
             host.versions -= 1
-            if host.versions <= 0:
+            if host.versions == 0:
                 host.engine.process.stop(grace_s)
-                for base in [base for base, known in self._hosts.items() if known is host]:
-                    del self._hosts[base]
+                self._hosts = {base: each for base, each in self._hosts.items() if each is not host}
+            elif not host.engine.process.has_ended:
+                with suppress(ServingError):  # it is busy or ends: what is loaded goes with it
+                    tell(host.engine, UNLOAD, {"lora_name": version}, timeout_s=grace_s)
 
     def _start_host(self, version: Version, base: str, *, rank: int, folder: Path) -> _Host:
         self._started += 1
@@ -138,13 +144,9 @@ class _AdapterProcess(ServerProcess):
 
     def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Unloads the adapter; the vLLM stops with its last one."""
-        if self._is_released:
-            return
-        self._is_released = True
-        if not self.has_ended:
-            with suppress(ServingError):  # it is busy or ends: what is loaded goes with it
-                tell(self._host.engine, "unload_lora_adapter", {"lora_name": self._version})
-        self._shared.release(self._host, grace_s)
+        if not self._is_released:
+            self._is_released = True
+            self._shared.release(self._host, self._version, grace_s)
 
 
 @dataclass(frozen=True)
@@ -159,11 +161,11 @@ class _AdapterEngine(Engine):
             url=self.url, model=BASE, key=self.key, needs=[self.process], deadline=deadline
         )
         place = {"lora_name": self.model, "lora_path": str(self.adapter)}
-        tell(self, "load_lora_adapter", place)
+        tell(self, LOAD, place, timeout_s=LOAD_S)
         super().wait(deadline)
 
 
-def tell(engine: Engine, order: str, body: dict[str, str]) -> None:
+def tell(engine: Engine, order: str, body: dict[str, str], *, timeout_s: float) -> None:
     """Has a vLLM load or unload an adapter.
 
     Raises:
@@ -174,7 +176,11 @@ def tell(engine: Engine, order: str, body: dict[str, str]) -> None:
     headers = {"Authorization": f"Bearer {engine.key}"}
     try:
         answer = httpx.post(
-            f"{engine.url}/{order}", headers=headers, json=body, timeout=TELL_S, trust_env=False
+            f"{engine.url}/{order}",
+            headers=headers,
+            json=body,
+            timeout=timeout_s,
+            trust_env=False,
         )
     except httpx.HTTPError as error:
         raise ServingError(f"vLLM does not answer ({order}): {error}") from error
@@ -185,19 +191,26 @@ def tell(engine: Engine, order: str, body: dict[str, str]) -> None:
         )
 
 
-def _adapter_of(version: Version) -> tuple[Path, str, int]:
-    """Folder of a version's adapter, of its base model, and the adapter's rank.
+def _take_adapter(version: Version, copy: Path) -> tuple[Path, str, int]:
+    """Copies a version's adapter, so that what was looked at is what is loaded, now and later.
+
+    Returns:
+        Its folder, the folder of its base model, and its rank.
 
     Raises:
         ModelError: it is not the adapter that was merged, or the base model is no folder.
     """
     merged = read_merge(Path(version.folder))
     adapter = weights_folder(Path(version.source), version.stage or "trained").resolve()
-    check_model_folder(adapter)
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir(mode=0o700)
+    for name in (LORA_CONFIG, LORA_WEIGHTS):
+        shutil.copyfile(adapter / name, copy / name)
+    check_model_folder(copy)
     if (
         merged is None
-        or file_sha256(adapter / LORA_WEIGHTS) != merged.lora_sha256
-        or file_sha256(adapter / LORA_CONFIG) != merged.lora_config_sha256
+        or file_sha256(copy / LORA_WEIGHTS) != merged.lora_sha256
+        or file_sha256(copy / LORA_CONFIG) != merged.lora_config_sha256
     ):
         raise ModelError(
             f"the LoRA adapter in {adapter} is not the one that {version.id} was made of: versions "
@@ -210,6 +223,6 @@ def _adapter_of(version: Version) -> tuple[Path, str, int]:
             f"merged weights, without --load-lora"
         )
     check_model_folder(base)
-    config = json.loads((adapter / LORA_CONFIG).read_bytes())
+    config = json.loads((copy / LORA_CONFIG).read_bytes())
     ranks = [config["r"], *(config.get("rank_pattern") or {}).values()]
-    return adapter, str(base.resolve()), max(ranks)
+    return copy, str(base.resolve()), max(ranks)
