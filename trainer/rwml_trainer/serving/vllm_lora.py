@@ -204,18 +204,19 @@ def _take_adapter(version: Version, copy: Path) -> tuple[Path, str, int]:
     adapter = weights_folder(Path(version.source), version.stage or "trained").resolve()
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir(mode=0o700)
-    for name in (LORA_CONFIG, LORA_WEIGHTS):
-        shutil.copyfile(adapter / name, copy / name)
-    check_model_folder(copy)
-    if (
-        merged is None
-        or file_sha256(copy / LORA_WEIGHTS) != merged.lora_sha256
-        or file_sha256(copy / LORA_CONFIG) != merged.lora_config_sha256
-    ):
+    wanted, copied = {}, {}
+    if merged is not None:
+        wanted = {LORA_CONFIG: merged.lora_config_sha256, LORA_WEIGHTS: merged.lora_sha256}
+    for name in wanted:
+        if (adapter / name).is_file():
+            shutil.copyfile(adapter / name, copy / name)
+            copied[name] = file_sha256(copy / name)
+    if merged is None or copied != wanted:
         raise ModelError(
             f"the LoRA adapter in {adapter} is not the one that {version.id} was made of: versions "
             f"never change; serve its merged weights, without --load-lora"
         )
+    check_model_folder(copy)
     base = Path(merged.base_model)
     if not base.is_dir():
         raise ModelError(
