@@ -70,7 +70,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two runs on one tiny base model, whose template shows tools."""
     folder = tmp_path_factory.mktemp("runs")
-    base = make_tiny_model(folder / "base")
+    base = make_tiny_model(folder / "base", heads=2)
     (base / "chat_template.jinja").write_text(SHOWS_TOOLS + CHAT_TEMPLATE)
     return [make_tiny_run(folder / f"run{seed}", base, seed=seed) for seed in (1, 2)]
 
@@ -268,8 +268,8 @@ def test_a_vllm_that_runs_already_is_served(
 ) -> None:
     (running,) = served.fleet._running.values()
     monkeypatch.setenv("KEY_OF_THE_OTHER", str(running.engine.key))
-    where = {"engine_url": running.engine.url, "engine_key_env": "KEY_OF_THE_OTHER"}
-    choice = choose_engine(EngineOptions(**where))
+    options = EngineOptions(engine_url=running.engine.url, engine_key_env="KEY_OF_THE_OTHER")
+    choice = choose_engine(options)
     with serve(
         runs[0],
         name="world@1",
