@@ -135,7 +135,7 @@ class _AdapterProcess(ServerProcess):
         process = host.engine.process
         self.name, self.log, self._popen = process.name, log, process._popen
         self._shared, self._host, self._version = shared, host, version
-        self._is_released = False
+        self.is_stopped = False
         log.write_text(f"{version} is an adapter of the engine in {process.log}\n")
 
     def last_lines(self, count: int = LOG_LINES) -> str:
@@ -144,8 +144,8 @@ class _AdapterProcess(ServerProcess):
 
     def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """Unloads the adapter; the vLLM stops with its last one."""
-        if not self._is_released:
-            self._is_released = True
+        if not self.is_stopped:
+            self.is_stopped = True
             self._shared.release(self._host, self._version, grace_s)
 
 
