@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ def ask(
     *,
     key: str | None = None,
     headers: dict[str, str] | None = None,
+    timeout_s: float = DEADLINE_S,
     **fields: Any,
 ) -> httpx.Response:
     """One chat completion request."""
@@ -43,8 +46,28 @@ def ask(
         headers={**bearer, **(headers or {})},
         json=body,
         trust_env=False,
-        timeout=DEADLINE_S,
+        timeout=timeout_s,
     )
+
+
+@contextmanager
+def traffic(served: Served, *, clients: int = 2, **fields: Any) -> Iterator[list[httpx.Response]]:
+    """Asks without a pause while the block runs; all answers are there after it."""
+    answers: list[httpx.Response] = []
+    stop = threading.Event()
+
+    def go_on() -> None:
+        while not stop.is_set():
+            answers.append(ask(served, **fields))
+
+    with ThreadPoolExecutor(clients) as pool:
+        running = [pool.submit(go_on) for _ in range(clients)]
+        try:
+            yield answers
+        finally:
+            stop.set()
+        for each in running:
+            each.result()
 
 
 def text(answer: httpx.Response) -> str:

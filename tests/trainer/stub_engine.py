@@ -20,6 +20,7 @@ from typing import Any
 
 from rwml_trainer.serving.engine import HOST, Engine
 from rwml_trainer.serving.process import ServerProcess, free_port
+from rwml_trainer.serving.registry import Version
 
 STATE = "<next_state>ok</next_state>"
 DELAY = "RWML_TEST_DELAY_S"
@@ -28,13 +29,13 @@ MUTE = "mute"
 """A model whose folder is called so predicts nothing."""
 
 
-def start_stub(model_folder: Path, work: Path) -> Engine:
+def start_stub(version: Version, work: Path) -> Engine:
     """Starts it in a process of its own, as `start_transformers` does."""
     work.mkdir(parents=True, exist_ok=True)
     port = free_port()
     process = ServerProcess(
         name="engine",
-        command=[sys.executable, __file__, str(port), model_folder.name],
+        command=[sys.executable, __file__, str(port), Path(version.folder).name],
         env=os.environ,
         folder=work,
         log=work / "engine.log",

@@ -21,6 +21,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("prisma")
 
 import httpx
+from tests.trainer.client_matrix import CLIENTS, ask_by
 
 from rwml.errors import ModelError, ServingError, UsageError
 from rwml_trainer import merging
@@ -106,6 +107,13 @@ def test_stream_has_the_same_text_in_pieces(served):
     assert len(texts) > 1
     # a random model ends in the middle of a character: whole, that is a replacement character
     assert "".join(texts) == whole.rstrip("\ufffd")
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_every_client_gets_the_same_text(served, client):
+    whole, pieces = ask_by(client, served, MESSAGES, max_tokens=8, temperature=0)
+    assert whole == _ask(served).choices[0].message.content
+    assert pieces.rstrip("\ufffd") == whole.rstrip("\ufffd")
 
 
 def test_models_are_listed_under_their_name(served, client):

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from rwml_trainer.serving.capabilities import CANNOT, can_do, fit
+from rwml_trainer.serving.capabilities import CANNOT, EngineName, can_do, fit
 from rwml_trainer.serving.request_body import FIELDS, BadRequestError
 
 MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
@@ -15,8 +15,8 @@ TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type"
 LITELLMS_OWN = {"stream_options", "user"}
 
 
-def fitted(*, shows_tools=True, **fields):
-    return fit({"messages": MESSAGES, **fields}, engine="transformers", tools=shows_tools)
+def fitted(*, engine: EngineName = "transformers", shows_tools=True, **fields):
+    return fit({"messages": MESSAGES, **fields}, engine=engine, tools=shows_tools)
 
 
 def test_the_table_has_every_field_that_the_engine_says_it_ignores():
@@ -85,6 +85,41 @@ def test_what_asks_for_nothing_is_left_out(field, value):
 )
 def test_what_it_can_do_passes(field, value):
     assert fitted(**{field: value})[field] == value
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 2),
+        ("logprobs", True),
+        ("top_logprobs", 3),
+        ("stop", ["x"]),
+        ("tools", TOOLS),
+        ("tool_choice", "required"),
+        ("parallel_tool_calls", False),
+        ("presence_penalty", 0.5),
+        ("frequency_penalty", -1),
+        ("response_format", {"type": "json_object"}),
+        ("logit_bias", {"5": -100}),
+    ],
+)
+def test_vllm_does_what_transformers_does_not(field, value):
+    assert fitted(engine="vllm", **{field: value})[field] == value
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("functions", [{"name": "look"}]),
+        ("function_call", "auto"),
+        ("reasoning_effort", "low"),
+    ],
+)
+def test_what_vllm_takes_without_effect_is_refused(field, value):
+    with pytest.raises(BadRequestError, match=rf"\(vllm\) cannot do '{field}'"):
+        fitted(engine="vllm", **{field: value})
+    with pytest.raises(BadRequestError, match="shows it no tools"):
+        fitted(engine="vllm", shows_tools=False, tools=TOOLS)
 
 
 def test_tools_need_a_template_that_shows_them():

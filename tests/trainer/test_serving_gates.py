@@ -22,10 +22,14 @@ pytest.importorskip("fastapi")
 pytest.importorskip("prisma")
 
 import httpx
+from tests.trainer.client_matrix import CLIENTS, ask_by
 from tests.trainer.served_stub import ask, reason, root, serving, text
 
+from rwml.errors import ServingError
+from rwml_trainer.serving.engine_choice import EngineOptions, choose_engine
 from rwml_trainer.serving.keys import KeyFile
-from rwml_trainer.serving.server import Served
+from rwml_trainer.serving.registry import Registry
+from rwml_trainer.serving.server import Served, serve
 
 AUDIT = """
 import os, sys
@@ -321,35 +325,43 @@ def test_answers_name_the_version(served: Served) -> None:
     assert chunks[-1]["usage"]["total_tokens"] > 0
 
 
-def test_clients_of_all_kinds_get_the_same_answer(served: Served) -> None:
-    import litellm
-    from langchain_litellm import ChatLiteLLM
+@pytest.mark.parametrize("client", CLIENTS)
+def test_clients_of_all_kinds_get_the_same_answer(served: Served, client: str) -> None:
+    expected = text(ask(served))
+    whole, pieces = ask_by(client, served, [{"role": "user", "content": "hi"}])
+    assert whole == expected
+    assert pieces == f"0 1 2 3 4 {expected}"
+
+
+def test_the_models_are_listed_for_a_client(served: Served) -> None:
     from openai import OpenAI
 
-    expected = text(ask(served))
-    messages: list[Any] = [{"role": "user", "content": "hi"}]
-    for provider in ("openai", "hosted_vllm"):
-        options: dict[str, Any] = {
-            "model": f"{provider}/world",
-            "api_base": served.endpoint,
-            "api_key": served.key,
-            "messages": messages,
-        }
-        whole: Any = litellm.completion(**options)
-        assert whole.choices[0].message.content == expected
-        pieces: Any = litellm.completion(**options, stream=True)
-        told = "".join(piece.choices[0].delta.content or "" for piece in pieces)
-        assert told == f"0 1 2 3 4 {expected}"
     client = OpenAI(base_url=served.endpoint, api_key=served.key)
-    reply = client.chat.completions.create(model="world", messages=messages)
-    assert reply.choices[0].message.content == expected
     assert {model.id for model in client.models.list()} == {"world", "world@1"}
-    parts = client.chat.completions.create(model="world@1", messages=messages, stream=True)
-    told = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
-    assert told == f"0 1 2 3 4 {expected}"
-    chat = ChatLiteLLM(model="openai/world", api_base=served.endpoint, api_key=served.key)
-    assert chat.invoke("hi").content == expected
-    assert "".join(str(chunk.content) for chunk in chat.stream("hi")).endswith(expected)
+
+
+def test_a_gateway_serves_an_engine_that_runs_elsewhere(
+    served: Served, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The engine is this server itself: it asks for a key and has ``world@1``."""
+    options = EngineOptions(engine_url=served.endpoint, engine_key_file=served.key_file)
+    choice = choose_engine(options)
+    with serve(
+        tiny_model,
+        name="world@1",
+        out=tmp_path,
+        start_engine=choice.start,
+        engine_key=choice.key,
+    ) as outer:
+        assert text(ask(outer)) == text(ask(served))
+        assert ask(outer, n=2).json()["error"]["param"] == "n"
+        assert outer.key != served.key
+        told = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+        assert not any(served.key.encode() in content for content in told)
+        known = Registry(tmp_path).read().versions["world@1"]
+        with pytest.raises(ServingError, match=r"has no world@2 .*--served-model-name world@2"):
+            choice.start(known.model_copy(update={"step": 2}), tmp_path / "other")
+    assert text(ask(served)), "an engine of somebody else goes on"
 
 
 def test_slow_bodies_do_not_hold_up_others(served: Served) -> None:

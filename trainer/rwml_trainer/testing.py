@@ -23,13 +23,16 @@ CORPUS = (
 )
 
 
-def make_tiny_model(folder: Path, *, seed: int = 0, chat_template: bool = True) -> Path:
+def make_tiny_model(
+    folder: Path, *, seed: int = 0, chat_template: bool = True, heads: int = 4
+) -> Path:
     """Writes a 2-layer Llama of random weights with a byte-level BPE tokenizer.
 
     Args:
         folder: made if missing; receives config, safetensors and tokenizer.
         seed: of the weights.
         chat_template: False for a model that cannot chat.
+        heads: of attention, which share 64 numbers; vLLM on a CPU needs 32 for each.
 
     Returns:
         The folder.
@@ -60,7 +63,7 @@ def make_tiny_model(folder: Path, *, seed: int = 0, chat_template: bool = True) 
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=heads,
         num_key_value_heads=2,
         max_position_embeddings=8192,
         bos_token_id=None,

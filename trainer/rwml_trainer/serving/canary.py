@@ -70,7 +70,7 @@ def check(engine: Engine, version: Version) -> Findings:
     prompt = render_prompt(_transition(), profile=profile)
     predicted = _ask(engine, version, {"messages": prompt})
     predicts = parse_prediction(predicted.get("content") or "").next_state is not None
-    if not version.tools:
+    if not (version.tools and engine.tools):
         return Findings(predicts, None)
     messages = [_SYSTEM.to_openai(), _USER.to_openai()]
     called = _ask(engine, version, {"messages": messages, "tools": [_TOOL.to_openai()]})
@@ -97,6 +97,7 @@ def _ask(engine: Engine, version: Version, request: dict[str, Any]) -> dict[str,
         answer = httpx.post(
             f"{engine.url}/chat/completions",
             json={**body, **request},
+            headers={"Authorization": f"Bearer {engine.key}"} if engine.key else {},
             timeout=TIMEOUT_S,
             trust_env=False,
         )

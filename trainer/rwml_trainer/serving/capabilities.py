@@ -3,7 +3,8 @@
 An engine that takes a field and does nothing with it would answer another question than it was
 asked. Such a field is refused, unless its value is the one that changes nothing: that is left out.
 Sources: `UNUSED_CHAT_COMPLETION_FIELDS` of transformers' server and what it does in
-`_build_generation_config`; a test compares.
+`_build_generation_config`, which a test compares; for vLLM its `ChatCompletionRequest` and
+`to_sampling_params`, each field of which `make test-vllm` asks of a real one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pydantic import JsonValue
 
 from rwml_trainer.serving.request_body import FIELDS, BadRequestError
 
-EngineName = Literal["transformers"]
+EngineName = Literal["transformers", "vllm"]
 TOOL_FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
 
 # Field -> the values, beside null, that say no more than leaving it out.
@@ -33,10 +34,16 @@ _NOT_IN_TRANSFORMERS: dict[str, tuple[JsonValue, ...]] = {
     "tool_choice": ("auto",),
     "top_logprobs": (0,),
 }
+_NOT_IN_VLLM: dict[str, tuple[JsonValue, ...]] = {
+    "function_call": (),  # the names that `tools` and `tool_choice` had before: taken, not read
+    "functions": ([],),
+    "reasoning_effort": (),  # handed to the chat template, and few templates look at it
+}
 # `stream_options` and `user` are LiteLLM's matter: it reports usage, and a user is recorded.
 
 CANNOT: Mapping[EngineName, Mapping[str, tuple[JsonValue, ...]]] = {
-    "transformers": _NOT_IN_TRANSFORMERS
+    "transformers": _NOT_IN_TRANSFORMERS,
+    "vllm": _NOT_IN_VLLM,
 }
 """By engine: the fields that it cannot do, each with the values that ask for nothing."""
 

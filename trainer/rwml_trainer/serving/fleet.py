@@ -19,7 +19,7 @@ from rwml.errors import RwmlError, UsageError
 from rwml_trainer.serving import canary, control
 from rwml_trainer.serving.canary import CanaryError, Findings
 from rwml_trainer.serving.control import GatewaySilentError
-from rwml_trainer.serving.engine import Engine, start_transformers
+from rwml_trainer.serving.engine import Engine, StartEngine, start_transformers
 from rwml_trainer.serving.gateway import Gateway
 from rwml_trainer.serving.process import POLL_S, ServerProcess
 from rwml_trainer.serving.registry import (
@@ -30,7 +30,7 @@ from rwml_trainer.serving.registry import (
     Version,
 )
 from rwml_trainer.serving.routing import Table, Target
-from rwml_trainer.serving.starting import ENGINE_GRACE_S, Started, StartEngine, Starter
+from rwml_trainer.serving.starting import ENGINE_GRACE_S, Started, Starter
 
 Notify = Callable[[str], None]
 _OPPOSITE: dict[OrderKind, OrderKind] = {"promote": "rollback", "rollback": "promote"}
@@ -97,7 +97,7 @@ class Fleet:
                 url=running.engine.url,
                 model=running.engine.model,
                 engine=running.engine.name,
-                tools=running.version.tools,
+                tools=running.version.tools and running.engine.tools,
                 state=running.state,
             )
             for name, running in self._running.items()

@@ -26,6 +26,8 @@ from rwml_trainer.serving.routing import Table, Target
 KEY_FILE = "key"
 CONFIG = "config.yaml"
 RECORDER = "rwml_adapters.litellm.proxy_logger"
+ENGINE_KEY = "RWML_ENGINE_KEY"
+"""Variable by which a process of ours gets the engines' key, which its arguments would show."""
 STOP_GRACE_S = 25.0
 """More than the gateway takes to drain: `http_server.DRAIN_S` and `CLOSE_S`."""
 PASSED_ON = frozenset({"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV"})
@@ -89,6 +91,7 @@ def start(
     work: Path,
     names: Iterable[str] = (),
     store: str | None = None,
+    engine_key: str | None = None,
 ) -> Gateway:
     """Starts the gateway on a bound socket; it loads while this returns, and serves nothing yet.
 
@@ -98,6 +101,7 @@ def start(
         work: folder for keys, configuration and log.
         names: further host names by which clients call it, besides those of the socket.
         store: URL of the store that its traffic is recorded into; None for none.
+        engine_key: bearer key that the engines ask for; None where they ask for none.
     """
     config, key_file = work / CONFIG, work / KEY_FILE
     _write_private(config, json.dumps(proxy_config(table, store=store), indent=2))  # JSON is YAML
@@ -113,7 +117,7 @@ def start(
             *("--fd", str(passed[0]), "--control", str(passed[1])),
             *(word for name in names for word in ("--name", name)),
         ],
-        env=_environment(os.environ, store),
+        env=_environment(os.environ, store, engine_key),
         folder=work,
         log=work / "gateway.log",
         pass_fds=passed,
@@ -125,7 +129,10 @@ def start(
 
 def proxy_config(table: Table, *, store: str | None) -> dict[str, JsonValue]:
     """LiteLLM's configuration of the gateway."""
-    models: list[JsonValue] = [deployment(name, each) for name, each in table.versions.items()]
+    models: list[JsonValue] = [
+        deployment(name, each, key=f"os.environ/{ENGINE_KEY}")
+        for name, each in table.versions.items()
+    ]
     # A generation that took too long is not asked for once more.
     litellm: dict[str, JsonValue] = {
         "telemetry": False,
@@ -146,14 +153,20 @@ def proxy_config(table: Table, *, store: str | None) -> dict[str, JsonValue]:
     }
 
 
-def deployment(version: str, target: Target) -> dict[str, JsonValue]:
-    """A version as LiteLLM's router knows it; the recorder reads its name from `model_info`."""
+def deployment(version: str, target: Target, *, key: str) -> dict[str, JsonValue]:
+    """A version as LiteLLM's router knows it; the recorder reads its name from `model_info`.
+
+    Args:
+        version: its name.
+        target: where it is.
+        key: that its engine asks for, or where LiteLLM's configuration finds it.
+    """
     return {
         "model_name": version,
         "litellm_params": {
             "model": f"openai/{target.model}",
             "api_base": target.url,
-            "api_key": "none",  # the engine asks for none, the client insists on one
+            "api_key": key,
         },
         "model_info": {"id": version, "rwml_version": version},
     }
@@ -164,7 +177,9 @@ def in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _environment(environment: Mapping[str, str], store: str | None) -> dict[str, str]:
+def _environment(
+    environment: Mapping[str, str], store: str | None, engine_key: str | None
+) -> dict[str, str]:
     prefixes = PASSED_ON_PREFIXES + (() if store is None else RECORDING_PREFIXES)
     kept = {
         name: value
@@ -172,7 +187,8 @@ def _environment(environment: Mapping[str, str], store: str | None) -> dict[str,
         if name in PASSED_ON or name.startswith(prefixes)
     }
     recording = {} if store is None else {"RWML_STORE": store}
-    return {**kept, **recording, **SETTINGS}
+    # Where the engine asks for no key, the client still insists on one.
+    return {**kept, **recording, **SETTINGS, ENGINE_KEY: engine_key or "none"}
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rwml_trainer.serving.control import Order, listen
-from rwml_trainer.serving.gateway import deployment, in_url
+from rwml_trainer.serving.gateway import ENGINE_KEY, deployment, in_url
 from rwml_trainer.serving.guard import BODY_LIMIT, BODY_TIMEOUT_S, Guard
 from rwml_trainer.serving.http_server import HEAD_TIMEOUT_S, DrainingServer
 from rwml_trainer.serving.keys import KeyRing
@@ -77,8 +77,9 @@ def _tell_litellm(table: Table) -> None:
     router = proxy_server.llm_router
     if router is None:
         raise RuntimeError("LiteLLM has no router: its configuration names no model")
+    key = os.environ[ENGINE_KEY]
     for version, target in table.versions.items():
-        router.upsert_deployment(Deployment.model_validate(deployment(version, target)))
+        router.upsert_deployment(Deployment.model_validate(deployment(version, target, key=key)))
     for known in router.get_model_ids():
         if known not in table.versions:
             router.delete_deployment(known)

@@ -25,8 +25,8 @@ from rwml.extras import require
 from rwml.files import make_private
 from rwml_trainer import runs
 from rwml_trainer.serving import gateway
-from rwml_trainer.serving.engine import start_transformers
-from rwml_trainer.serving.fleet import Fleet, StartEngine
+from rwml_trainer.serving.engine import StartEngine, start_transformers
+from rwml_trainer.serving.fleet import Fleet
 from rwml_trainer.serving.gateway import Gateway
 from rwml_trainer.serving.keys import KeyFile
 from rwml_trainer.serving.process import ServerProcess, bind
@@ -100,6 +100,7 @@ def serve(
     store: str | None = None,
     start_timeout_s: float = START_TIMEOUT_S,
     start_engine: StartEngine = start_transformers,
+    engine_key: str | None = None,
     notify: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Served]:
     """Serves models for as long as the `with` block runs.
@@ -117,7 +118,8 @@ def serve(
         out: folder for registry, weights, keys and logs; ``serving`` in the one source by default.
         store: URL of the store that the traffic is recorded into; None for no recording.
         start_timeout_s: seconds that engines and gateway have to come up.
-        start_engine: starts an engine.
+        start_engine: starts an engine; see `engine_choice`.
+        engine_key: bearer key that the engines ask for; None where they ask for none.
         notify: called with one line before each slow part.
 
     Raises:
@@ -150,7 +152,12 @@ def serve(
         stack.callback((work / gateway.KEY_FILE).unlink, missing_ok=True)
         stack.callback(KeyFile(work).end_session)
         front = gateway.start(
-            table=fleet.table(), bound=bound, work=work, names=expose, store=store
+            table=fleet.table(),
+            bound=bound,
+            work=work,
+            names=expose,
+            store=store,
+            engine_key=engine_key,
         )
         stack.callback(front.stop)
         stack.callback(_ignore_signals)  # runs before anything is stopped

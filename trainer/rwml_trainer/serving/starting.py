@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +16,10 @@ from rwml.errors import ServingError
 from rwml.workers import Workers
 from rwml_trainer.serving import canary
 from rwml_trainer.serving.canary import Findings
-from rwml_trainer.serving.engine import Engine
+from rwml_trainer.serving.engine import Engine, StartEngine
 from rwml_trainer.serving.folders import check_model_folder
 from rwml_trainer.serving.process import ServerProcess, stop_all
 from rwml_trainer.serving.registry import Version, check_unchanged
-
-StartEngine = Callable[[Path, Path], Engine]
-"""From a model folder, and a folder for what the engine writes, to an engine that loads."""
 
 ENGINE_GRACE_S = 5.0
 """An engine is asked to end when nothing is in flight any more."""
@@ -66,13 +62,12 @@ class Starter:
             ModelError: the weights are not those that were added, or the folder is unsafe.
             ServingError: this was closed.
         """
-        folder = Path(version.folder)
         check_unchanged(version)
-        check_model_folder(folder)
+        check_model_folder(Path(version.folder))
         with self._lock:
             if self._is_closing.is_set():
                 raise ServingError(f"{version.id} is not started: the server ends")
-            engine = self._start_engine(folder, self._folder / version.id)
+            engine = self._start_engine(version, self._folder / version.id)
             known = [process for process in self._processes if not process.is_stopped]
             self._processes = [*known, engine.process]
         return engine

@@ -10,6 +10,21 @@ import typer
 
 from rwml.cli.output import JsonFlag, emit, say
 from rwml_trainer.commands.merge import StageOption
+from rwml_trainer.commands.serve.options import (
+    DtypeOption,
+    EngineKeyFileOption,
+    EngineKeyVariableOption,
+    EngineOption,
+    EngineUrlOption,
+    LoadLoraOption,
+    MaxModelLenOption,
+    ToolParserOption,
+    VllmConfigOption,
+    VllmPythonOption,
+)
+
+DEFAULT_ENGINE_URL = "http://127.0.0.1:8001/v1"
+"""Of a printed configuration: a port for the engine beside a proxy's usual 4000 or 8000 (ours)."""
 
 
 def start(
@@ -48,9 +63,16 @@ def start(
             help="Print a config for your own LiteLLM proxy.",
         ),
     ] = False,
-    engine_url: Annotated[
-        str, typer.Option("--engine-url", help="Where that proxy finds the engine.")
-    ] = "http://127.0.0.1:8001/v1",
+    engine: EngineOption = "auto",
+    vllm_python: VllmPythonOption = None,
+    vllm_config: VllmConfigOption = None,
+    dtype: DtypeOption = "auto",
+    max_model_len: MaxModelLenOption = None,
+    tool_parser: ToolParserOption = None,
+    load_lora: LoadLoraOption = False,
+    engine_url: EngineUrlOption = None,
+    engine_key_env: EngineKeyVariableOption = None,
+    engine_key_file: EngineKeyFileOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Serve runs on loopback, behind a gateway with keys, until Ctrl+C or SIGTERM.
@@ -61,11 +83,26 @@ def start(
     if print_litellm_config:
         from rwml_trainer.serving.plain_config import plain_config
 
-        text = plain_config(sources, name=name, stage=stage, engine_url=engine_url, store=store)
+        url = engine_url or DEFAULT_ENGINE_URL
+        text = plain_config(sources, name=name, stage=stage, engine_url=url, store=store)
         emit({"config": text}, as_json=json, text=text)
         return
     from rwml_trainer.serving import server
+    from rwml_trainer.serving.engine_choice import EngineOptions, choose_engine
 
+    options = EngineOptions(
+        engine=engine,
+        vllm_python=vllm_python,
+        vllm_config=vllm_config,
+        engine_url=engine_url,
+        engine_key_env=engine_key_env,
+        engine_key_file=engine_key_file,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        tool_parser=tool_parser,
+        load_lora=load_lora,
+    )
+    choice = choose_engine(options)
     ready = False
     try:
         with server.serve(
@@ -77,6 +114,8 @@ def start(
             expose=expose or (),
             out=serving,
             store=store,
+            start_engine=choice.start,
+            engine_key=choice.key,
             notify=say,
         ) as served:
             emit(
