@@ -1,7 +1,8 @@
 """An engine that answers at once, or when it is told to: what the model says is not the point.
 
 The last message says what to do: ``wait`` holds the answer (a stream after its first piece) until
-the file ``gate`` is in the working directory; ``die`` ends the process; ``fail`` is a 500. Any
+the file ``gate`` is in the working directory; ``die`` ends the process; ``fail`` is a 500, and
+``hard`` one of the model `FRAIL`. Any
 other is answered with the name of the model's folder, after what a world model would say, and
 after as many seconds as `DELAY` in the environment says.
 """
@@ -24,6 +25,8 @@ DELAY = "RWML_TEST_DELAY_S"
 PIECES = 5
 MUTE = "mute"
 """A model whose folder is called so predicts nothing."""
+FRAIL = "frail"
+"""One that fails where others do not."""
 
 
 def start_stub(model_folder: Path, work: Path) -> Engine:
@@ -57,7 +60,7 @@ def _make_app(model: str) -> Any:
         asked = body["messages"][-1]["content"]
         if asked == "die":
             os._exit(9)
-        if asked == "fail":
+        if asked == "fail" or (asked == "hard" and model == FRAIL):
             return JSONResponse({"error": {"message": f"secret of {request.url}"}}, 500)
         if body.get("stream"):
             return StreamingResponse(_stream(asked, text_of(model)), media_type="text/event-stream")

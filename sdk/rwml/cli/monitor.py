@@ -29,6 +29,7 @@ from rwml.cli.output import (
     stdout_to_stderr,
     track,
 )
+from rwml.cli.shares import read_share
 from rwml.encoders import Encoder, HttpEncoder
 from rwml.errors import UsageError
 from rwml.extras import require
@@ -105,9 +106,9 @@ def monitor(
     if api_base is not None:
         check_url(api_base)
     selection = Selection(
-        source=source, since=_time(since), until=_time(until), sample=_share(sample, "--sample")
+        source=source, since=_time(since), until=_time(until), sample=read_share(sample, "--sample")
     )
-    rate = _share(false_alarms, "--false-alarms")
+    rate = read_share(false_alarms, "--false-alarms")
     reference = None if baseline is None else read_baseline(baseline)
     if reference is not None:
         selection = _after(reference, selection)
@@ -174,18 +175,6 @@ def _encoder(name: str | None, url: str | None, key_env: str | None) -> str | En
     if name is None:
         raise UsageError("name the encoder that --encoder-url serves: add --encoder")
     return HttpEncoder(url, model=name, key_env=key_env)
-
-
-def _share(text: str, option: str) -> float:
-    """A share as people write it: ``5%`` or ``0.05``."""
-    number, percent, rest = text.strip().partition("%")
-    try:
-        share = float(number) / (100 if percent else 1)
-    except ValueError:
-        share = -1.0
-    if rest.strip() or not 0 < share <= 1:
-        raise UsageError(f"{option} is a share such as 5% or 0.05, not {text!r}")
-    return share
 
 
 def _time(text: str | None) -> datetime | None:

@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from rwml.errors import ServingError
 from rwml_trainer.serving.process import POLL_S, ServerProcess
 from rwml_trainer.serving.routing import Table
+from rwml_trainer.serving.traffic import Report
 
 ANSWER_S = 30.0
 """For an answer of a gateway that is up (ours)."""
@@ -34,9 +35,17 @@ class Order(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["serve", "count"]
+    kind: Literal["serve", "count", "report"]
     table: Table | None = None
     version: str = ""
+
+
+class Counted(BaseModel):
+    """Requests in flight to a version."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: int
 
 
 def open_pair() -> tuple[Connection, Connection]:
@@ -70,13 +79,17 @@ class Control:
 
     def count(self, version: str) -> int:
         """Requests in flight to a version; raises ServingError as `serve` does."""
-        return int(self._ask(Order(kind="count", version=version), None)["count"])
+        return Counted.model_validate(self._ask(Order(kind="count", version=version), None)).count
+
+    def report(self) -> Report:
+        """What the traffic came to; raises ServingError as `serve` does."""
+        return Report.model_validate(self._ask(Order(kind="report"), None))
 
     def close(self) -> None:
         """Closes our end."""
         self._connection.close()
 
-    def _ask(self, order: Order, deadline: float | None) -> dict[str, int]:
+    def _ask(self, order: Order, deadline: float | None) -> JsonValue:
         deadline = time.monotonic() + ANSWER_S if deadline is None else deadline
         try:
             self._connection.send_bytes(order.model_dump_json().encode())
@@ -94,7 +107,7 @@ class Control:
             raise ServingError(f"the gateway hung up: {error}") from error
 
 
-def listen(descriptor: int, carry_out: Callable[[Order], Mapping[str, int]]) -> None:
+def listen(descriptor: int, carry_out: Callable[[Order], Mapping[str, JsonValue]]) -> None:
     """The gateway's end: carries out orders in a thread of its own, until the server is gone."""
 
     def work() -> None:

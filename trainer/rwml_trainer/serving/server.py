@@ -31,6 +31,7 @@ from rwml_trainer.serving.gateway import Gateway
 from rwml_trainer.serving.keys import KeyFile
 from rwml_trainer.serving.process import ServerProcess, bind
 from rwml_trainer.serving.registry import Outcome, Registry, Version
+from rwml_trainer.serving.trials import Ended
 from rwml_trainer.serving.versions import Notify, add_version, read_source, split_name
 
 LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
@@ -135,7 +136,7 @@ def serve(
         bound = stack.enter_context(_bound(host, port, expose))
         stack.enter_context(_own(work))
         registry = Registry(work)
-        _drop_orders(registry)
+        _drop_unfinished(registry)
         versions = [
             add_version(registry, source, name=name, stage=stage, notify=notify) for source in given
         ] or _current(registry)
@@ -221,9 +222,13 @@ def _current(registry: Registry) -> list[Version]:
     return [contents.versions[alias.current] for alias in contents.aliases.values()]
 
 
-def _drop_orders(registry: Registry) -> None:
+def _drop_unfinished(registry: Registry) -> None:
     """Settles what a server that is gone did not get to."""
     for name, alias in registry.read().aliases.items():
+        if alias.candidate is not None:
+            why, now = "the server ended", datetime.now(UTC)
+            ended = Ended(candidate=alias.candidate, how="ended", why=why, trial=None, at=now)
+            registry.end_trial(name, ended)
         if alias.order is not None:
             message = "the server ended before it was done: ask again"
             registry.settle(

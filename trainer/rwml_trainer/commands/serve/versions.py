@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from rwml.cli.output import JsonFlag, emit, render, say, stdout_to_stderr
+from rwml.cli.output import JsonFlag, emit, say, stdout_to_stderr
+from rwml.cli.shares import read_share
 from rwml.errors import ServingError, UsageError
 from rwml_trainer.commands.build import RecipeOption
 from rwml_trainer.commands.merge import StageOption
+from rwml_trainer.commands.serve.listing import Listing, read_traffic
 from rwml_trainer.commands.serve.options import ServingOption
 from rwml_trainer.recipes import Recipe, load_recipe
 
@@ -60,15 +61,23 @@ def promote(
     ] = None,
     recipe: RecipeOption = "demo",
     rows: Annotated[int | None, typer.Option(help="Held-out rows at most.", min=1)] = None,
+    canary: Annotated[
+        str | None,
+        typer.Option("--canary", help="Only try it, on a share of new conversations, such as 5%."),
+    ] = None,
     timeout: TimeoutOption = TIMEOUT_S,
     json: JsonFlag = False,
 ) -> None:
     """Make a version the one that its name means, once the running server has checked it.
 
+    With --canary the name stays, and the version answers a share of the conversations that begin.
+    The server takes it back when it is shown to fail more often; 'rwml serve rollback' ends it.
+
     Example: rwml serve promote retail@200 --serving runs/first/serving
     """
     from rwml_trainer.serving.registry import Registry
 
+    share = None if canary is None else _part(canary)
     registry = Registry(serving)
     _need_server(serving)
     figures = None
@@ -78,7 +87,8 @@ def promote(
             text = f"{version} predicts worse: {figures['difference']:.3f} {figures['ci95']}"
             emit({"ok": False, "message": text, "gate": figures}, as_json=json, text=text)
             raise typer.Exit(1)
-    outcome = _follow(registry, registry.order("promote", version), timeout)
+    kind = "promote" if share is None else "canary"
+    outcome = _follow(registry, registry.order(kind, version, share=share), timeout)
     _report(outcome, json=json, gate=figures)
 
 
@@ -88,7 +98,7 @@ def rollback(
     timeout: TimeoutOption = TIMEOUT_S,
     json: JsonFlag = False,
 ) -> None:
-    """Make a name mean the version again that it meant before.
+    """End what is tried on a name; else make it mean the version again that it meant before.
 
     Example: rwml serve rollback retail --serving runs/first/serving
     """
@@ -100,38 +110,18 @@ def rollback(
 
 
 def show(serving: ServingOption, json: JsonFlag = False) -> None:
-    """List the versions of a serving folder, and which one each name means.
+    """List the versions of a serving folder, what each name means, and the traffic of each.
 
     Example: rwml serve list --serving runs/first/serving
     """
     from rwml_trainer.serving.registry import Registry
     from rwml_trainer.serving.server import is_running
 
-    contents = Registry(serving).read()
-    current = {alias.current: name for name, alias in contents.aliases.items()}
     runs = is_running(serving)
-    table = Table()
-    for heading in ("version", "means", "added", "from"):
-        table.add_column(heading, overflow="fold")
-    for version in contents.versions.values():
-        means = current.get(version.id, "")
-        table.add_row(version.id, means, f"{version.added_at:%Y-%m-%d %H:%M}", version.source)
-    state = "served now" if runs else "not served now"
-    emit(
-        {
-            "running": runs,
-            "aliases": {
-                name: {"current": alias.current, "former": list(alias.former)}
-                for name, alias in contents.aliases.items()
-            },
-            "versions": [
-                version.model_dump(mode="json") | {"id": version.id}
-                for version in contents.versions.values()
-            ],
-        },
-        as_json=json,
-        text=render(table, state) if contents.versions else "no version was added yet",
-    )
+    contents = Registry(serving).read()
+    listing = Listing(contents, read_traffic(serving) if runs else None, is_running=runs)
+    text = listing.text() if contents.versions else "no version was added yet"
+    emit(listing.as_json(), as_json=json, text=text)
 
 
 def _compare(registry: Registry, wanted: str, gate: Path, recipe: Recipe) -> dict[str, Any]:
@@ -149,6 +139,13 @@ def _compare(registry: Registry, wanted: str, gate: Path, recipe: Recipe) -> dic
     say(f"predicting held-out rows of {gate} with {wanted} and {alias.current}")
     with stdout_to_stderr():
         return compare_versions(gate, candidate=candidate, current=current, recipe=recipe)
+
+
+def _part(text: str) -> float:
+    share = read_share(text, "--canary")
+    if share == 1:
+        raise UsageError("--canary is a part of the conversations: promote without it for all")
+    return share
 
 
 def _need_server(serving: Path) -> None:
