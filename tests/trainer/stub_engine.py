@@ -27,6 +27,8 @@ MUTE = "mute"
 """A model whose folder is called so predicts nothing."""
 FRAIL = "frail"
 """One that fails where others do not."""
+CALLER = "caller"
+"""One that calls the first tool that it is shown, as its schema says."""
 
 
 def start_stub(model_folder: Path, work: Path) -> Engine:
@@ -68,6 +70,8 @@ def _make_app(model: str) -> Any:
             await _until_told()
         await asyncio.sleep(delay_s)
         message = {"role": "assistant", "content": text_of(model), "seen": sorted(body)}
+        if model == CALLER and body.get("tools"):
+            message["tool_calls"] = [_call(body["tools"][0]["function"])]
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
         return JSONResponse(
@@ -82,6 +86,12 @@ def _make_app(model: str) -> Any:
         )
 
     return Starlette(routes=[Route("/v1/chat/completions", complete, methods=["POST"])])
+
+
+def _call(tool: Any) -> dict[str, Any]:
+    arguments = json.dumps(dict.fromkeys(tool["parameters"].get("required", []), "W1"))
+    function = {"name": tool["name"], "arguments": arguments}
+    return {"id": "call_1", "type": "function", "function": function}
 
 
 async def _stream(asked: str, text: str) -> AsyncIterator[str]:

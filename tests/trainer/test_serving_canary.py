@@ -89,19 +89,19 @@ def test_a_share_of_the_conversations_goes_to_the_candidate(server: Server) -> N
     before = {session: server.model(session) for session in ("old-1", "old-2")}
     stop = threading.Event()
 
-    def traffic(worker: int) -> list[int]:
+    def traffic() -> list[int]:
         seen: list[int] = []
         while not stop.is_set():
-            seen.append(server.ask(f"{worker}-{len(seen)}").status_code)
+            seen.append(server.ask(f"t{len(seen)}").status_code)
         return seen
 
-    with ThreadPoolExecutor(2) as pool:
-        running = [pool.submit(traffic, worker) for worker in range(2)]
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(traffic)
         assert server.order("canary", "world@2", 0.5).ok
-        models = {f"s{n}": server.model(f"s{n}") for n in range(24)}
+        models = {f"s{n}": server.model(f"s{n}") for n in range(20)}
         again = {session: server.model(session) for session in models}
         stop.set()
-        assert {status for thread in running for status in thread.result()} == {200}
+        assert set(running.result()) == {200}
     assert again == models
     assert set(models.values()) == {"world@1", "world@2"}
     assert {session: server.model(session) for session in before} == before
@@ -135,7 +135,7 @@ def test_nothing_else_is_tried_or_promoted_meanwhile(server: Server) -> None:
 
 
 def test_a_rollback_ends_it_and_drops_nothing(server: Server) -> None:
-    session = next(f"s{n}" for n in range(24) if server.model(f"s{n}") == "world@2")
+    session = next(f"s{n}" for n in range(20) if server.model(f"s{n}") == "world@2")
     with ThreadPoolExecutor(1) as pool:
         held = pool.submit(server.ask, session, "wait")
         until(lambda: server.served.gateway.control.count("world@2") > 0)

@@ -51,7 +51,7 @@ def test_looking_after_every_failure_raises_no_more_alarms_than_stated(
     assert 0 < alarmed <= FALSE_ALARMS
 
 
-@pytest.mark.parametrize(("share", "needed"), [(0.01, 2), (0.05, 3), (0.2, 5), (0.5, 10)])
+@pytest.mark.parametrize(("share", "needed"), [(0.01, 2), (0.05, 2), (0.2, 4), (0.5, 8)])
 def test_a_candidate_that_alone_fails_is_found_soon(share: float, needed: int) -> None:
     assert not trial(needed - 1, 0, share=share).is_alarm
     assert trial(needed, 0, share=share).is_alarm

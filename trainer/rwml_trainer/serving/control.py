@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
@@ -38,14 +38,6 @@ class Order(BaseModel):
     kind: Literal["serve", "count", "report"]
     table: Table | None = None
     version: str = ""
-
-
-class Counted(BaseModel):
-    """Requests in flight to a version."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    count: int
 
 
 def open_pair() -> tuple[Connection, Connection]:
@@ -79,17 +71,17 @@ class Control:
 
     def count(self, version: str) -> int:
         """Requests in flight to a version; raises ServingError as `serve` does."""
-        return Counted.model_validate(self._ask(Order(kind="count", version=version), None)).count
+        return int(self._ask(Order(kind="count", version=version), None)["count"])
 
     def report(self) -> Report:
         """What the traffic came to; raises ServingError as `serve` does."""
-        return Report.model_validate(self._ask(Order(kind="report"), None))
+        return Report.model_validate(self._ask(Order(kind="report"), None)["report"])
 
     def close(self) -> None:
         """Closes our end."""
         self._connection.close()
 
-    def _ask(self, order: Order, deadline: float | None) -> JsonValue:
+    def _ask(self, order: Order, deadline: float | None) -> dict[str, Any]:
         deadline = time.monotonic() + ANSWER_S if deadline is None else deadline
         try:
             self._connection.send_bytes(order.model_dump_json().encode())

@@ -219,10 +219,64 @@ class Fleet:
             ),
         )
 
-    def _do(self, name: str, order: Order) -> str:
-        """Carries out an order; says what was done."""
+    def _swap(self, name: str, order: Order) -> str:
+        """Moves a name to another version once that has been checked; says what was done."""
         if name not in self._aliases:
             raise UsageError(f"this server does not serve {name}: start it with a run of that name")
+        version = self._registry.read().versions[order.version]
+        current = self._running[self._aliases[name]]
+        if current.version.id == version.id:  # it was ordered before this server moved the name
+            self._registry.move(version, order.kind)
+            return f"{name} is {version.id} already"
+        new = self._running.get(version.id)
+        if new is None:
+            self._notify(f"starting {version.id}")
+            new = self._start_and_check(version)
+        try:
+            if order.kind == "promote":  # one goes back to what one had, whatever the new one can
+                self._compare(new, current)
+            self._registry.move(version, order.kind)  # first: if it cannot be written nothing moves
+        except (RwmlError, OSError):
+            if version.id not in self._running:
+                new.engine.process.stop(ENGINE_GRACE_S)
+            raise
+        new.state = "ready"
+        self._running[version.id] = new
+        self._aliases[name] = version.id
+        current.state, current.leaving_since = "leaving", time.monotonic()
+        self._publish()
+        return f"{name} is {version.id} ({new.findings}), and was {current.version.id}"
+
+    def _compare(self, new: Running, current: Running) -> None:
+        if new.findings is not None and current.findings is not None:
+            canary.check_against(
+                new.findings,
+                version=new.version.id,
+                current=current.findings,
+                of=current.version.id,
+            )
+
+    def _let_go(self, running: Running) -> None:
+        """Stops an engine whose name has moved on, when its last request has ended."""
+        assert self._gateway is not None  # noqa: S101 - `connect` comes first
+        version = running.version
+        is_late = time.monotonic() - running.leaving_since > LEAVING_S
+        if self._gateway.control.count(version.id) and not is_late:
+            return
+        self._forget(version)
+        running.engine.process.stop(ENGINE_GRACE_S)
+        self._notify(f"{version.id} stopped" + (": its requests took too long" if is_late else ""))
+
+    def _forget(self, version: Version) -> None:
+        del self._running[version.id]
+        self._publish()
+
+    def _publish(self) -> None:
+        if self._gateway is not None:
+            self._gateway.control.serve(self.table())
+
+    def _do(self, name: str, order: Order) -> str:
+        """Carries out an order; says what was done."""
         tried = self._candidates.get(name)
         if order.kind == "withdraw":
             if tried is None or tried.version != order.version:
@@ -231,40 +285,27 @@ class Fleet:
         if tried is not None and tried.version != order.version:
             raise UsageError(f"{tried.version} is tried: end that with 'rwml serve rollback'")
         _check_not_withdrawn(self._registry.read().aliases[name].trial, order)
-        return self._try(name, order) if order.kind == "canary" else self._swap(name, order)
-
-    def _swap(self, name: str, order: Order) -> str:
-        """Moves a name to another version once that has been checked; says what was done."""
-        version = self._registry.read().versions[order.version]
-        current = self._running[self._aliases[name]]
-        if current.version.id == version.id:  # it was ordered before this server moved the name
-            self._registry.move(version, order.kind)
-            return f"{name} is {version.id} already"
-        new, trial = self._ready(version), self._trial(name)
-        try:
-            if order.kind == "promote":  # one goes back to what one had, whatever the new one can
-                self._compare(new, current)
-            self._registry.move(version, order.kind)  # first: if it cannot be written nothing moves
-        except (RwmlError, OSError):
-            self._drop_unused(new)
-            raise
-        new.state = "ready"
-        self._running[version.id] = new
-        self._aliases[name] = version.id
-        current.state, current.leaving_since = "leaving", time.monotonic()
-        candidate = self._candidates.pop(name, None)
-        self._publish()
-        if candidate is not None:
-            self._note_end(name, candidate, "promoted", "it was promoted", trial)
-        return f"{name} is {version.id} ({new.findings}), and was {current.version.id}"
+        if order.kind == "canary":
+            return self._try(name, order)
+        trial = self._trial(name)
+        told = self._swap(name, order)
+        if self._candidates.pop(name, None) is not None and tried is not None:
+            self._publish()
+            self._note_end(name, tried, "promoted", "it was promoted", trial)
+        return told
 
     def _try(self, name: str, order: Order) -> str:
         """Gives a version that has been checked a share of a name's new conversations."""
+        if name not in self._aliases:
+            raise UsageError(f"this server does not serve {name}: start it with a run of that name")
         version = self._registry.read().versions[order.version]
         current = self._running[self._aliases[name]]
         if current.version.id == version.id or order.share is None:
             raise UsageError(f"{name} is {version.id}: there is nothing to try")
-        new = self._ready(version)
+        new = self._running.get(version.id)
+        if new is None:
+            self._notify(f"starting {version.id}")
+            new = self._start_and_check(version)
         candidate = Candidate(
             version=version.id, share=order.share, trial=uuid.uuid4().hex, since=datetime.now(UTC)
         )
@@ -272,7 +313,8 @@ class Fleet:
             self._compare(new, current)
             self._registry.begin_trial(name, candidate)
         except (RwmlError, OSError):
-            self._drop_unused(new)
+            if version.id not in self._running:
+                new.engine.process.stop(ENGINE_GRACE_S)
             raise
         new.state = "ready"
         self._running[version.id] = new
@@ -282,18 +324,6 @@ class Fleet:
             f"{version.id} ({new.findings}) answers {order.share:.3g} of the conversations with "
             f"{name} that begin from now on, {current.version.id} the others"
         )
-
-    def _ready(self, version: Version) -> Running:
-        """An engine that is up and has been checked: the one there is, or a new one."""
-        known = self._running.get(version.id)
-        if known is not None:
-            return known
-        self._notify(f"starting {version.id}")
-        return self._start_and_check(version)
-
-    def _drop_unused(self, running: Running) -> None:
-        if running.version.id not in self._running:
-            running.engine.process.stop(ENGINE_GRACE_S)
 
     def _watch_traffic(self) -> None:
         """Ends trials whose candidate is shown to fail more often; keeps figures for `list`."""
@@ -352,34 +382,6 @@ class Fleet:
             self._registry.end_trial(name, ended)
         except (RwmlError, OSError) as error:  # no disk: the traffic goes where it should
             self._notify(f"the end of the trial of {candidate.version} is not noted: {error}")
-
-    def _compare(self, new: Running, current: Running) -> None:
-        if new.findings is not None and current.findings is not None:
-            canary.check_against(
-                new.findings,
-                version=new.version.id,
-                current=current.findings,
-                of=current.version.id,
-            )
-
-    def _let_go(self, running: Running) -> None:
-        """Stops an engine whose name has moved on, when its last request has ended."""
-        assert self._gateway is not None  # noqa: S101 - `connect` comes first
-        version = running.version
-        is_late = time.monotonic() - running.leaving_since > LEAVING_S
-        if self._gateway.control.count(version.id) and not is_late:
-            return
-        self._forget(version)
-        running.engine.process.stop(ENGINE_GRACE_S)
-        self._notify(f"{version.id} stopped" + (": its requests took too long" if is_late else ""))
-
-    def _forget(self, version: Version) -> None:
-        del self._running[version.id]
-        self._publish()
-
-    def _publish(self) -> None:
-        if self._gateway is not None:
-            self._gateway.control.serve(self.table())
 
 
 def _check_not_withdrawn(trial: Ended | None, order: Order) -> None:

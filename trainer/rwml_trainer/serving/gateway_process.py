@@ -66,7 +66,7 @@ async def _carry_out(order: Order, switchboard: Switchboard) -> Mapping[str, Jso
     if order.kind == "count":
         return {"count": switchboard.in_flight(order.version)}
     if order.kind == "report":
-        return switchboard.report().model_dump(mode="json")
+        return {"report": switchboard.report().model_dump(mode="json")}
     if order.table is not None:
         _tell_litellm(order.table)
         switchboard.table = order.table
