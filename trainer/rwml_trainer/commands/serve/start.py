@@ -10,13 +10,16 @@ import typer
 
 from rwml.cli.output import JsonFlag, emit, say
 from rwml_trainer.commands.merge import StageOption
+from rwml_trainer.commands.serve.config import ConfigOption, configured_runs
 
 
 def start(
+    ctx: typer.Context,
     run: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders of finished runs, or model folders; none for the registry's."),
+        typer.Argument(help="RUN, RUN@STEP or model folders; none for the registry's."),
     ] = None,
+    config: ConfigOption = None,
     stage: StageOption = "trained",
     name: Annotated[
         str | None, typer.Option("--name", help="NAME or NAME@STEP; the run's by default.")
@@ -57,7 +60,7 @@ def start(
 
     Example: rwml serve runs/retail --port 8000
     """
-    sources = run or []
+    sources = run or configured_runs(ctx)
     if print_litellm_config:
         from rwml_trainer.serving.plain_config import plain_config
 

@@ -29,7 +29,7 @@ TimeoutOption = Annotated[float, typer.Option("--timeout", help="Seconds to wait
 
 
 def add(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run, or a model folder.")],
+    run: Annotated[Path, typer.Argument(help="RUN or RUN@STEP, or a model folder.")],
     serving: ServingOption,
     name: Annotated[
         str | None, typer.Option("--name", help="NAME or NAME@STEP; the run's by default.")
@@ -43,10 +43,11 @@ def add(
     """
     from rwml.extras import require
     from rwml_trainer.serving.registry import Registry
-    from rwml_trainer.serving.versions import add_version
+    from rwml_trainer.serving.versions import add_version, find_source
 
     require("serve", "torch", "transformers", "peft", "jinja2")
-    added = add_version(Registry(serving), run, name=name, stage=stage, notify=say)
+    source, stage = find_source(run, stage)
+    added = add_version(Registry(serving), source, name=name, stage=stage, notify=say)
     emit(
         {"version": added.id, "folder": added.folder, "weights": added.weights},
         as_json=json,
