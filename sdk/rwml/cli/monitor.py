@@ -69,6 +69,9 @@ def monitor(
     encoder_key_env: Annotated[str | None, typer.Option(help="Variable with its key.")] = None,
     sample: Annotated[str, typer.Option(help="Share of the transitions, such as 5%.")] = "100%",
     source: Annotated[str | None, typer.Option(help="Only this source (tau2:retail).")] = None,
+    from_model: Annotated[
+        str | None, typer.Option(help="Only actions of this model: NAME or NAME@STEP.")
+    ] = None,
     since: Annotated[
         str | None, typer.Option(help="Only what began then or later (2026-11-01, in UTC).")
     ] = None,
@@ -106,7 +109,11 @@ def monitor(
     if api_base is not None:
         check_url(api_base)
     selection = Selection(
-        source=source, since=_time(since), until=_time(until), sample=read_share(sample, "--sample")
+        source=source,
+        from_model=from_model,
+        since=_time(since),
+        until=_time(until),
+        sample=read_share(sample, "--sample"),
     )
     rate = read_share(false_alarms, "--false-alarms")
     reference = None if baseline is None else read_baseline(baseline)
