@@ -124,7 +124,7 @@ def test_the_list_tells_the_traffic_of_both(server: Server) -> None:
     assert traffic["world@2"]["error_ci95"][1] > traffic["world@2"]["error_rate"] == 0
     assert 0 < traffic["world@1"]["p50_s"] <= traffic["world@1"]["p99_s"]
     assert traffic["world@3"] is None
-    assert "world@2 is tried on 0.5 of the conversations" in server.listed()
+    assert "world@2 is tried on 50% of the conversations" in server.listed()
 
 
 def test_nothing_else_is_tried_or_promoted_meanwhile(server: Server) -> None:

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 pytest.importorskip("torch")
 pytest.importorskip("jsonschema")
 pytest.importorskip("starlette")
 
 from tests.trainer.stub_engine import CALLER, start_stub
+from typer.testing import CliRunner, Result
 
 from rwml import open_store
+from rwml.cli.app import build_app
 from rwml.errors import UsageError
 from rwml.schema import Tool
 from rwml.testing import make_trajectory
 from rwml_trainer.runs import Run, write_run
+from rwml_trainer.serving import agent_success
 from rwml_trainer.serving.agent_success import compare_agents
-from rwml_trainer.serving.registry import Version, weights_of
+from rwml_trainer.serving.registry import Registry, Version, weights_of
+from rwml_trainer.serving.server import LOCK
 from rwml_trainer.serving.tool_calls import (
     _validators,
     compare_tool_calls,
@@ -195,25 +201,48 @@ def test_a_recorded_schema_is_checked_and_nothing_of_it_is_fetched() -> None:
     assert not is_valid({"tool_calls": [call("{}", "t")]}, validators)
 
 
-def test_a_version_that_plays_worse_is_told(
-    models: dict[str, Version], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def registry(models: dict[str, Version], tmp_path: Path) -> Iterator[Registry]:
+    """Of a folder that looks served: nobody carries out orders there."""
+    made = Registry(tmp_path / "serving")
+    for version in models.values():
+        made.add(version)
+    made.move(models[CALLER])
+    with FileLock(made.folder / LOCK):
+        yield made
+
+
+def promote(registry: Registry, *options: str) -> Result:
+    words = ["serve", "promote", "world@2", "--serving", str(registry.folder), *options]
+    return CliRunner().invoke(build_app(), words)
+
+
+def test_a_version_that_plays_worse_is_not_promoted(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "asking.py").write_text(ENVIRONMENT)
     monkeypatch.chdir(tmp_path)
-    found = compare_agents(
-        "asking:asking",
-        candidate=models["mumbler"],
-        current=models[CALLER],
-        tasks=9,
-        folder=tmp_path / "serving",
-        start_engine=start_stub,
-    )
+    monkeypatch.setattr(agent_success, "start_transformers", start_stub)
+    result = promote(registry, "--gate-agent", "asking:asking --seed 3", "--tasks", "9", "--json")
+    assert result.exit_code == 1, result.output
+    told = json.loads(result.stdout)
+    assert told["message"] == ("world@2 is not promoted: success: worse (-1.000 [-1.000, -1.000])")
+    found = told["gate_agent"]
     assert (found["base"], found["trained"], found["tasks"]) == (1.0, 0.0, 9)
-    assert found["verdict"] == "worse"
     assert found["compared"] == ["world@2", "world@1"]
-    kept = Path(str(found["results"]))
-    assert json.loads((kept / "candidate" / "report.json").read_text())["success_rate"] == 0
+    kept = Path(found["results"])
+    assert json.loads((kept / "candidate" / "report.json").read_text())["seed"] == 3
     assert kept.stat().st_mode & 0o777 == 0o700
+    assert registry.read().aliases["world"].order is None
+
+
+def test_a_gate_that_cannot_be_asked_promotes_nothing(registry: Registry, tmp_path: Path) -> None:
+    with open_store(f"sqlite:///{tmp_path / 'empty.db'}"):
+        pass
+    result = promote(registry, "--gate-tools", f"sqlite:///{tmp_path / 'empty.db'}")
+    assert isinstance(result.exception, UsageError)
+    assert "holds no tool call" in str(result.exception)
+    assert registry.read().aliases["world"].order is None
 
 
 def test_the_environment_is_named_first(models: dict[str, Version], tmp_path: Path) -> None:

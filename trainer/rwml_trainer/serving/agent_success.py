@@ -33,7 +33,7 @@ def compare_agents(
     current: Version,
     tasks: int | None,
     folder: Path,
-    start_engine: StartEngine = start_transformers,
+    start_engine: StartEngine | None = None,
 ) -> dict[str, JsonValue]:
     """Plays episodes with both versions, the current one first.
 
@@ -44,7 +44,8 @@ def compare_agents(
         current: what its name means now.
         tasks: of the split, the first ones; None for all.
         folder: serving folder, which keeps the results.
-        start_engine: starts an engine, of one version after the other.
+        start_engine: starts an engine, of one version after the other; by default
+            `transformers serve`.
 
     Returns:
         What `rwml compare` says, ``base`` being the current version, and ``results``: the folder
@@ -64,7 +65,7 @@ def compare_agents(
     limit = [] if tasks is None else ["--tasks", str(tasks)]
     reports = {}
     for side, version in (("current", current), ("candidate", candidate)):
-        with engine_of(version, start_engine) as engine:
+        with engine_of(version, start_engine or start_transformers) as engine:
             model = ["--model", f"openai/{engine.model}", "--api-base", engine.url]
             where = ["--api-key-file", str(key), "--out", str(out / side)]
             run_json(["eval", *words, *limit, *model, *where])

@@ -321,7 +321,7 @@ class Fleet:
         self._candidates[name] = candidate
         self._publish()
         return (
-            f"{version.id} ({new.findings}) answers {order.share:.3g} of the conversations with "
+            f"{version.id} ({new.findings}) answers {candidate.percent} of the conversations with "
             f"{name} that begin from now on, {current.version.id} the others"
         )
 

@@ -209,7 +209,7 @@ class Registry:
             tried = alias.candidate
             if tried is not None and tried.version != version:
                 raise UsageError(
-                    f"{tried.version} is tried on {tried.share:g} of {name}'s conversations: "
+                    f"{tried.version} is tried on {tried.percent} of {name}'s conversations: "
                     f"promote it, or end that with 'rwml serve rollback {name}'"
                 )
             if alias.order is not None:

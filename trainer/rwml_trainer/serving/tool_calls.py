@@ -64,7 +64,7 @@ def compare_tool_calls(
     candidate: Version,
     current: Version,
     rows: int = ROWS,
-    start_engine: StartEngine = start_transformers,
+    start_engine: StartEngine | None = None,
 ) -> dict[str, JsonValue]:
     """Asks both versions for the same recorded tool calls.
 
@@ -73,7 +73,8 @@ def compare_tool_calls(
         candidate: what would be promoted.
         current: what its name means now.
         rows: prompts at most.
-        start_engine: starts an engine, of one version after the other.
+        start_engine: starts an engine, of one version after the other; by default
+            `transformers serve`.
 
     Returns:
         Shares of valid calls (``candidate``, ``current``), ``difference``, ``ci95`` over tasks or
@@ -96,9 +97,8 @@ def compare_tool_calls(
             f"{store.url} holds no tool call of a task that neither version was trained on: "
             f"record more, or leave --gate-tools out"
         )
-    valid = {
-        version.id: _ask_all(version, prompts, start_engine) for version in (current, candidate)
-    }
+    start = start_engine or start_transformers
+    valid = {version.id: _ask_all(version, prompts, start) for version in (current, candidate)}
     before, after = valid[current.id], valid[candidate.id]
     keys = [(prompt.group, place) for place, prompt in enumerate(prompts)]
     difference = paired_difference(

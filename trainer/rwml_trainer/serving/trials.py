@@ -51,6 +51,11 @@ class Candidate(_Frozen):
     trial: str
     since: datetime
 
+    @property
+    def percent(self) -> str:
+        """The share as people write it."""
+        return f"{100 * self.share:.4g}%"
+
 
 class Arm(_Frozen):
     """What became of the conversations that were drawn for a version.

@@ -106,7 +106,7 @@ class Listing:
             if alias.current == version:
                 return name
             if alias.candidate is not None and alias.candidate.version == version:
-                return f"{alias.candidate.share:.3g} of {name}"
+                return f"{alias.candidate.percent} of {name}"
         return ""
 
     def _traffic(self, version: str) -> dict[str, JsonValue] | None:
@@ -128,7 +128,7 @@ class Listing:
         if alias.candidate is not None:
             trial = self._trial(name)
             lines.append(
-                f"{name}: {alias.candidate.version} is tried on {alias.candidate.share:.3g} of the "
+                f"{name}: {alias.candidate.version} is tried on {alias.candidate.percent} of the "
                 f"conversations since {alias.candidate.since:%Y-%m-%d %H:%M}"
                 + ("" if trial is None else _sides(trial, alias))
             )
