@@ -124,7 +124,10 @@ def test_the_list_tells_the_traffic_of_both(server: Server) -> None:
     assert traffic["world@2"]["error_ci95"][1] > traffic["world@2"]["error_rate"] == 0
     assert 0 < traffic["world@1"]["p50_s"] <= traffic["world@1"]["p99_s"]
     assert traffic["world@3"] is None
-    assert "world@2 is tried on 50% of the conversations" in server.listed()
+    shown = server.listed()
+    assert "world@2 is tried on 50% of the conversations with world since" in shown
+    begun, failed = sides["candidate"]["begun"], "0 (0.0%) failed (0.0% to "
+    assert f"world@2: {begun} conversations, {failed}" in shown
 
 
 def test_nothing_else_is_tried_or_promoted_meanwhile(server: Server) -> None:

@@ -65,22 +65,21 @@ class Listing:
         }
 
     def text(self) -> str:
-        """For people: a table, and a line for each trial."""
-        table = Table()
-        for heading in ("version", "means", "requests", "errors", "p50", "p99", "added", "from"):
-            table.add_column(heading, overflow="fold")
+        """For people: versions, their traffic, and what is tried."""
+        versions = _table("version", "means", "added", "from")
         for version in self.contents.versions.values():
-            table.add_row(
-                version.id,
-                self._means(version.id),
-                *self._figures(version.id),
-                f"{version.added_at:%Y-%m-%d %H:%M}",
-                version.source,
-            )
+            added = f"{version.added_at:%Y-%m-%d %H:%M}"
+            versions.add_row(version.id, self._means(version.id), added, version.source)
+        traffic = _table("version", "requests", "errors", "95% interval", "p50", "p99")
+        seen = {} if self.traffic is None else self.traffic.report.versions
+        for version, found in seen.items():
+            p50, p99 = ("" if s is None else f"{s:.2f} s" for s in (found.p50_s, found.p99_s))
+            errors = _shares(found.errors, found.requests)
+            traffic.add_row(version, str(found.requests), *errors, p50, p99)
         lines = ["served now" if self.is_running else "not served now"]
         for name, alias in self.contents.aliases.items():
             lines += self._trial_lines(name, alias)
-        return render(table, "\n".join(lines))
+        return render(versions, *([traffic] if seen else []), "\n".join(lines))
 
     def _alias(self, name: str) -> dict[str, JsonValue]:
         alias = self.contents.aliases[name]
@@ -116,40 +115,35 @@ class Listing:
         rate = _rate(found.errors, found.requests)
         return {**found.model_dump(mode="json"), "error_rate": rate[0], "error_ci95": rate[1]}
 
-    def _figures(self, version: str) -> tuple[str, str, str, str]:
-        found = None if self.traffic is None else self.traffic.report.versions.get(version)
-        if found is None:
-            return "", "", "", ""
-        p50, p99 = ("" if s is None else f"{s:.2f} s" for s in (found.p50_s, found.p99_s))
-        return str(found.requests), _share(found.errors, found.requests), p50, p99
-
     def _trial_lines(self, name: str, alias: Alias) -> list[str]:
         lines = []
         if alias.candidate is not None:
-            trial = self._trial(name)
+            version, since = alias.candidate.version, alias.candidate.since
             lines.append(
-                f"{name}: {alias.candidate.version} is tried on {alias.candidate.percent} of the "
-                f"conversations since {alias.candidate.since:%Y-%m-%d %H:%M}"
-                + ("" if trial is None else _sides(trial, alias))
+                f"{version} is tried on {alias.candidate.percent} of the conversations with {name} "
+                f"since {since:%Y-%m-%d %H:%M}"
             )
+            trial = self._trial(name)
+            if trial is not None:
+                lines += [_side(version, trial.candidate), _side(alias.current, trial.current)]
         if alias.trial is not None:
             ended = alias.trial
             lines.append(
-                f"{name}: {ended.candidate.version} was tried until {ended.at:%Y-%m-%d %H:%M}: "
-                f"{ended.why}"
+                f"{ended.candidate.version} was tried until {ended.at:%Y-%m-%d %H:%M}: {ended.why}"
             )
         return lines
 
 
-def _sides(trial: Trial, alias: Alias) -> str:
-    tried = "" if alias.candidate is None else alias.candidate.version
-    sides = ((tried, trial.candidate), (alias.current, trial.current))
-    told = "; ".join(
-        f"{version}: {arm.conversations} conversations, failed "
-        f"{_share(arm.failed, arm.conversations)}"
-        for version, arm in sides
-    )
-    return f"; {told}"
+def _table(*headings: str) -> Table:
+    table = Table()
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _side(version: str, arm: Arm) -> str:
+    failed, interval = _shares(arm.failed, arm.conversations)
+    return f"  {version}: {arm.conversations} conversations, {failed} failed ({interval})"
 
 
 def _trial_json(trial: Trial) -> dict[str, JsonValue]:
@@ -179,8 +173,9 @@ def _rate(errors: int, of: int) -> tuple[float | None, JsonValue]:
     return found.mean, [found.low, found.high]
 
 
-def _share(errors: int, of: int) -> str:
+def _shares(errors: int, of: int) -> tuple[str, str]:
+    """Errors with their share, and its interval."""
     if not of:
-        return "0"
+        return "0", "unknown"
     found = wilson(errors, of)
-    return f"{errors} ({found.mean:.1%}, {found.low:.1%} to {found.high:.1%})"
+    return f"{errors} ({found.mean:.1%})", f"{found.low:.1%} to {found.high:.1%}"
