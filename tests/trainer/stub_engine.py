@@ -27,6 +27,8 @@ MUTE = "mute"
 """A model whose folder is called so predicts nothing."""
 FRAIL = "frail"
 """One that fails where others do not."""
+REFUSER = "refuser"
+"""One that refuses to be shown tools."""
 CALLER = "caller"
 """One that calls the first tool that it is shown, as its schema says."""
 
@@ -60,6 +62,8 @@ def _make_app(model: str) -> Any:
     async def complete(request: Request) -> Response:
         body = await request.json()
         asked = body["messages"][-1]["content"]
+        if model == REFUSER and body.get("tools"):
+            return JSONResponse({"error": {"message": "too long"}}, 400)
         if asked == "die":
             os._exit(9)
         if asked == "fail" or (asked == "hard" and model == FRAIL):

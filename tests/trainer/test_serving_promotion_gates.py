@@ -16,12 +16,12 @@ pytest.importorskip("torch")
 pytest.importorskip("jsonschema")
 pytest.importorskip("starlette")
 
-from tests.trainer.stub_engine import CALLER, start_stub
+from tests.trainer.stub_engine import CALLER, REFUSER, start_stub
 from typer.testing import CliRunner, Result
 
 from rwml import open_store
 from rwml.cli.app import build_app
-from rwml.errors import UsageError
+from rwml.errors import ServingError, UsageError
 from rwml.schema import Tool
 from rwml.testing import make_trajectory
 from rwml_trainer.runs import Run, write_run
@@ -93,7 +93,7 @@ def asking(
 def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, Version]:
     folder = tmp_path_factory.mktemp("gates")
     made = {}
-    for step, name in enumerate((CALLER, "mumbler"), start=1):
+    for step, name in enumerate((CALLER, "mumbler", REFUSER), start=1):
         shutil.copytree(tiny_model, folder / name)
         made[name] = Version(
             name="world",
@@ -128,8 +128,20 @@ def test_a_version_that_calls_no_tool_is_worse(store: Any, models: dict[str, Ver
     )
     assert (found["current"], found["candidate"], found["difference"]) == (1.0, 0.0, -1.0)
     assert (found["verdict"], found["rows"]) == ("worse", 20)
+    assert found["refused"] == {"candidate": 0, "current": 0}
     assert isinstance(found["tasks"], int)
     assert found["tasks"] >= 8
+
+
+def test_an_engine_that_refuses_all_tells_nothing(store: Any, models: dict[str, Version]) -> None:
+    with pytest.raises(ServingError, match=r"world@3 refuses every prompt: .*too long"):
+        compare_tool_calls(
+            store,
+            candidate=models[CALLER],
+            current=models[REFUSER],
+            rows=2,
+            start_engine=start_stub,
+        )
 
 
 def test_without_tools_there_is_nothing_to_compare(store: Any, models: dict[str, Version]) -> None:

@@ -78,7 +78,8 @@ def compare_tool_calls(
 
     Returns:
         Shares of valid calls (``candidate``, ``current``), ``difference``, ``ci95`` over tasks or
-        threads, ``verdict``, and ``rows`` and ``tasks`` behind it.
+        threads, ``verdict``, ``rows`` and ``tasks`` behind it, and how many prompts each engine
+        ``refused``, which count as no valid call.
 
     Raises:
         UsageError: no version is shown tools, or the store holds no such prompt.
@@ -98,8 +99,14 @@ def compare_tool_calls(
             f"record more, or leave --gate-tools out"
         )
     start = start_engine or start_transformers
-    valid = {version.id: _ask_all(version, prompts, start) for version in (current, candidate)}
-    before, after = valid[current.id], valid[candidate.id]
+    answers = {version.id: _ask_all(version, prompts, start) for version in (current, candidate)}
+    before, after = (
+        [
+            answer is not None and is_valid(answer, prompt.validators)
+            for answer, prompt in zip(answers[version.id], prompts, strict=True)
+        ]
+        for version in (current, candidate)
+    )
     keys = [(prompt.group, place) for place, prompt in enumerate(prompts)]
     difference = paired_difference(
         dict(zip(keys, map(float, before), strict=True)),
@@ -114,6 +121,10 @@ def compare_tool_calls(
         "difference": difference.mean,
         "ci95": [difference.low, difference.high],
         "verdict": verdict(difference),
+        "refused": {
+            "candidate": answers[candidate.id].count(None),
+            "current": answers[current.id].count(None),
+        },
     }
 
 
@@ -199,34 +210,49 @@ def _validators(tools: Iterable[Tool]) -> dict[str, Validator] | None:
     return made
 
 
-def _ask_all(version: Version, prompts: Sequence[Prompt], start_engine: StartEngine) -> list[bool]:
+def _ask_all(
+    version: Version, prompts: Sequence[Prompt], start_engine: StartEngine
+) -> list[Mapping[str, Any] | None]:
+    """The message of each answer; None where the engine refuses the prompt, as too long say."""
     import httpx
 
+    answers: list[Mapping[str, Any] | None] = []
+    said = ""
     with engine_of(version, start_engine) as engine, httpx.Client(trust_env=False) as client:
-        return [
-            is_valid(_answer(client, engine, version, prompt), prompt.validators)
-            for prompt in track(prompts, label=f"tool calls of {version.id}")
-        ]
+        for prompt in track(prompts, label=f"tool calls of {version.id}"):
+            answer = _ask(client, engine, version, prompt)
+            answers.append(_message(answer, version, prompt))
+            said = answer.text[:300]
+    if all(answer is None for answer in answers):
+        raise ServingError(f"the engine of {version.id} refuses every prompt: {said}")
+    return answers
 
 
-def _answer(client: Any, engine: Engine, version: Version, prompt: Prompt) -> Mapping[str, Any]:
-    """The message of an answer; nothing in it where the engine refuses the prompt, as too long."""
+def _ask(client: Any, engine: Engine, version: Version, prompt: Prompt) -> Any:
     import httpx
 
     body: dict[str, Any] = {"messages": prompt.messages}
     if version.tools:
         body["tools"] = prompt.tools
     try:
-        answer = client.post(
+        return client.post(
             f"{engine.url}/chat/completions",
             json={"model": engine.model, "max_tokens": MAX_TOKENS, "temperature": 0, **body},
             timeout=TIMEOUT_S,
         )
-        if 400 <= answer.status_code < 500:
-            return {}
-        answer.raise_for_status()
-        message = answer.json()["choices"][0]["message"]
-    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+    except httpx.HTTPError as error:
         engine.process.check()
         raise ServingError(f"the engine of {version.id} fails at {prompt.id}: {error}") from error
-    return message if isinstance(message, Mapping) else {}
+
+
+def _message(answer: Any, version: Version, prompt: Prompt) -> Mapping[str, Any] | None:
+    if 400 <= answer.status_code < 500:
+        return None
+    try:
+        message = answer.json()["choices"][0]["message"]
+        return dict(message)
+    except (ValueError, LookupError, TypeError) as error:
+        raise ServingError(
+            f"the engine of {version.id} answers {prompt.id} with {answer.status_code}: "
+            f"{answer.text[:300]}"
+        ) from error
