@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from rwml.cli.app import build_app
 from rwml.errors import UsageError
-from rwml_trainer.serving import fleet
+from rwml_trainer.serving import candidates
 from rwml_trainer.serving.registry import Alias, Outcome, Registry
 from rwml_trainer.serving.server import Served, _drop_unfinished
 from rwml_trainer.serving.versions import add_version
@@ -77,7 +77,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
         pytest.MonkeyPatch.context() as patched,
         serving(models / "one", out, notify=told.append) as served,
     ):
-        patched.setattr(fleet, "TRAFFIC_EVERY_S", 0.0)
+        patched.setattr(candidates, "TRAFFIC_EVERY_S", 0.0)
         made = Server(served, told)
         for step, name in enumerate(("two", MUTE, FRAIL), start=2):
             make_tiny_model(models / name, seed=step)

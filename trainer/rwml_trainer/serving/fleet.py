@@ -9,7 +9,6 @@ thread, whose children the engines are; clients are the gateway's concern.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,17 +16,16 @@ from pathlib import Path
 from typing import Literal
 
 from rwml.errors import RwmlError, ServingError, UsageError
-from rwml.files import whole_file
 from rwml_trainer.serving import canary
 from rwml_trainer.serving.canary import CanaryError, Findings
+from rwml_trainer.serving.candidates import Candidates
 from rwml_trainer.serving.engine import Engine, start_transformers
 from rwml_trainer.serving.folders import check_model_folder
 from rwml_trainer.serving.gateway import Gateway
 from rwml_trainer.serving.process import ServerProcess
 from rwml_trainer.serving.registry import Order, Outcome, Registry, Version, check_unchanged
 from rwml_trainer.serving.routing import Table, Target
-from rwml_trainer.serving.traffic import Kept, Report
-from rwml_trainer.serving.trials import FALSE_ALARMS, Candidate, Ended, How, Trial
+from rwml_trainer.serving.trials import How, Trial
 
 StartEngine = Callable[[Path, Path], Engine]
 """From a model folder, and a folder for what the engine writes, to an engine that loads."""
@@ -41,9 +39,6 @@ RESTARTS = 5
 LONGEST_PAUSE_S = 30.0
 LEAVING_S = 600.0
 """What requests to a version have left once its name has moved on (ours)."""
-TRAFFIC = "traffic.json"
-TRAFFIC_EVERY_S = 2.0
-"""From one writing of it to the next (ours); trials are looked at in every round."""
 
 
 @dataclass
@@ -81,9 +76,7 @@ class Fleet:
         self._start_timeout_s = start_timeout_s
         self._running: dict[str, Running] = {}
         self._aliases: dict[str, str] = {}
-        self._candidates: dict[str, Candidate] = {}
-        self._kept = Report()
-        self._kept_at = 0.0
+        self._candidates = Candidates(registry, notify=notify)
         self._gateway: Gateway | None = None
 
     @property
@@ -103,7 +96,8 @@ class Fleet:
             )
             for name, running in self._running.items()
         }
-        return Table(versions=versions, aliases=self._aliases, candidates=self._candidates)
+        tried = self._candidates.tried
+        return Table(versions=versions, aliases=self._aliases, candidates=tried)
 
     def launch(self, versions: Iterable[Version]) -> None:
         """Starts an engine for each; they load while this returns.
@@ -126,7 +120,7 @@ class Fleet:
             running.findings = canary.check(running.engine, running.version)
             self._notify(f"{running.version.id} is up: {running.findings}")
         self._gateway = gateway
-        (self._registry.folder / TRAFFIC).unlink(missing_ok=True)
+        self._candidates.forget_traffic()
         gateway.control.serve(self.table(), deadline=deadline)
 
     def attend(self) -> None:
@@ -142,7 +136,9 @@ class Fleet:
         self._watch_traffic()
         for running in list(self._running.values()):
             if running.engine.process.has_ended:
-                self._withdraw_crashed(running)
+                for name in self._candidates.of(running.version.id):
+                    how = f"its engine died ({running.engine.process.how_it_ended})"
+                    self._notify(self._withdraw(name, "crashed", how))
                 self._bring_back(running)
             elif running.state == "leaving":
                 self._let_go(running)
@@ -277,21 +273,16 @@ class Fleet:
 
     def _do(self, name: str, order: Order) -> str:
         """Carries out an order; says what was done."""
-        tried = self._candidates.get(name)
+        self._candidates.check(name, order)
         if order.kind == "withdraw":
-            if tried is None or tried.version != order.version:
-                raise UsageError(f"{order.version} is not tried any more")
             return self._withdraw(name, "ended", "it was ended by 'rwml serve rollback'")
-        if tried is not None and tried.version != order.version:
-            raise UsageError(f"{tried.version} is tried: end that with 'rwml serve rollback'")
-        _check_not_withdrawn(self._registry.read().aliases[name].trial, order)
         if order.kind == "canary":
             return self._try(name, order)
         trial = self._trial(name)
         told = self._swap(name, order)
-        if self._candidates.pop(name, None) is not None and tried is not None:
+        if name in self._candidates.tried:
+            self._candidates.end(name, "promoted", "it was promoted", trial)
             self._publish()
-            self._note_end(name, tried, "promoted", "it was promoted", trial)
         return told
 
     def _try(self, name: str, order: Order) -> str:
@@ -300,25 +291,21 @@ class Fleet:
             raise UsageError(f"this server does not serve {name}: start it with a run of that name")
         version = self._registry.read().versions[order.version]
         current = self._running[self._aliases[name]]
-        if current.version.id == version.id or order.share is None:
-            raise UsageError(f"{name} is {version.id}: there is nothing to try")
+        if current.version.id == version.id:  # it was ordered before this server moved the name
+            raise UsageError(f"{name} is {version.id} already")
         new = self._running.get(version.id)
         if new is None:
             self._notify(f"starting {version.id}")
             new = self._start_and_check(version)
-        candidate = Candidate(
-            version=version.id, share=order.share, trial=uuid.uuid4().hex, since=datetime.now(UTC)
-        )
         try:
             self._compare(new, current)
-            self._registry.begin_trial(name, candidate)
+            candidate = self._candidates.begin(name, order)
         except (RwmlError, OSError):
             if version.id not in self._running:
                 new.engine.process.stop(ENGINE_GRACE_S)
             raise
         new.state = "ready"
         self._running[version.id] = new
-        self._candidates[name] = candidate
         self._publish()
         return (
             f"{version.id} ({new.findings}) answers {candidate.percent} of the conversations with "
@@ -326,74 +313,24 @@ class Fleet:
         )
 
     def _watch_traffic(self) -> None:
-        """Ends trials whose candidate is shown to fail more often; keeps figures for `list`."""
-        assert self._gateway is not None  # noqa: S101 - `connect` comes first
-        is_due = time.monotonic() - self._kept_at >= TRAFFIC_EVERY_S
-        if not self._candidates and not is_due:
-            return
-        report = self._gateway.control.report()
-        for name, candidate in list(self._candidates.items()):
-            trial = report.trials.get(name)
-            if trial is not None and trial.id == candidate.trial and trial.is_alarm:
-                why = f"it is shown to fail more often (false alarms: {FALSE_ALARMS:.0%}): {trial}"
+        """Takes back candidates that are shown to fail more often, and keeps figures for `list`."""
+        if self._gateway is not None and self._candidates.is_report_due:
+            report = self._gateway.control.report()
+            for name, why in self._candidates.failing(report).items():
                 self._notify(self._withdraw(name, "failing", why))
-        if is_due:
-            self._keep(report)
-
-    def _keep(self, report: Report) -> None:
-        self._kept_at = time.monotonic()
-        if report == self._kept:
-            return
-        try:
-            with whole_file(self._registry.folder / TRAFFIC) as temporary:
-                kept = Kept(at=datetime.now(UTC), report=report)
-                temporary.write_text(kept.model_dump_json(indent=2), encoding="utf-8")
-        except OSError as error:  # no disk: that is no reason to serve nobody
-            self._notify(f"the traffic's figures are not written: {error}")
-        self._kept = report
-
-    def _withdraw_crashed(self, running: Running) -> None:
-        for name, candidate in list(self._candidates.items()):
-            if candidate.version == running.version.id:
-                why = f"its engine died ({running.engine.process.how_it_ended})"
-                self._notify(self._withdraw(name, "crashed", why))
+            self._candidates.keep(report)
 
     def _withdraw(self, name: str, how: How, why: str) -> str:
         """Takes a candidate's share away: what is in flight ends on it. Says what was done."""
-        trial = self._trial(name)
-        candidate = self._candidates.pop(name)
-        running = self._running[candidate.version]
+        trial, version = self._trial(name), self._candidates.tried[name].version
+        running = self._running[version]
         running.state, running.leaving_since = "leaving", time.monotonic()
+        self._candidates.end(name, how, why, trial)
         self._publish()
-        self._note_end(name, candidate, how, why, trial)
-        return f"{candidate.version} is not tried any more: {why}; {name} is {self._aliases[name]}"
+        return f"{version} is not tried any more: {why}; {name} is {self._aliases[name]}"
 
     def _trial(self, name: str) -> Trial | None:
         """The figures of a name's trial."""
-        if self._gateway is None or name not in self._candidates:
+        if self._gateway is None or name not in self._candidates.tried:
             return None
         return self._gateway.control.report().trials.get(name)
-
-    def _note_end(
-        self, name: str, candidate: Candidate, how: How, why: str, trial: Trial | None
-    ) -> None:
-        ended = Ended(candidate=candidate, how=how, why=why, trial=trial, at=datetime.now(UTC))
-        try:
-            self._registry.end_trial(name, ended)
-        except (RwmlError, OSError) as error:  # no disk: the traffic goes where it should
-            self._notify(f"the end of the trial of {candidate.version} is not noted: {error}")
-
-
-def _check_not_withdrawn(trial: Ended | None, order: Order) -> None:
-    """Refuses what was ordered before its version was shown to fail.
-
-    Raises:
-        CanaryError: it was withdrawn meanwhile.
-    """
-    if (
-        trial is not None
-        and trial.how in ("failing", "crashed")
-        and trial.candidate.version == order.version
-        and trial.at > order.asked_at
-    ):
-        raise CanaryError(f"{order.version} was withdrawn meanwhile: {trial.why}")

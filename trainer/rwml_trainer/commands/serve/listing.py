@@ -25,7 +25,7 @@ def read_traffic(serving: Path) -> Kept | None:
     Raises:
         ServingError: the file is none of ours.
     """
-    from rwml_trainer.serving.fleet import TRAFFIC
+    from rwml_trainer.serving.candidates import TRAFFIC
     from rwml_trainer.serving.traffic import Kept
 
     path = serving / TRAFFIC
