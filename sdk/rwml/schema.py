@@ -381,8 +381,17 @@ class Transition(Frozen):
         name = self.task_id or (str(thread) if thread else self.trajectory_id)
         return f"{self.source}/{name}"
 
+    def is_by(self, model: str) -> bool:
+        """Whether a model chose the action: of that name, or a version ``model@STEP`` of it."""
+        return is_version_of(self.model or "", model)
+
     @property
     def tool(self) -> str | None:
         """Name of the called tool; None when none or several different ones were called."""
         names = {call.name for call in self.action.tool_calls}
         return names.pop() if len(names) == 1 else None
+
+
+def is_version_of(version: str, model: str) -> bool:
+    """Whether ``NAME@STEP`` is one of ``NAME``, or both are the same."""
+    return model in (version, version.rpartition("@")[0])

@@ -282,6 +282,26 @@ def test_a_sample_is_the_same_every_time_and_a_period_has_bounds(world: rwml.Wor
         Selection(sample=0)
 
 
+def test_the_actions_of_two_versions_are_told_apart() -> None:
+    with memory_store() as store:
+        for step in (1, 2):
+            trajectory = shop(step)
+            acted = tuple(
+                each.model_copy(update={"model": f"world@{step}"}) for each in trajectory.steps
+            )
+            store.add(trajectory.model_copy(update={"steps": acted}))
+        store.add(shop(3))
+
+        def picked(model: str | None) -> set[str]:
+            selection = Selection(from_model=model)
+            return {t.trajectory_id for t in selection.pick(store, history=1)}
+
+        assert picked("world@2") == {"shop-10-2"}
+        assert picked("world") == {"shop-10-1", "shop-10-2"}
+        assert picked("worl") == set()
+        assert len(picked(None)) == 3
+
+
 def test_what_was_recorded_twice_is_scored_once(world: rwml.WorldModel) -> None:
     with memory_store() as store:
         store.add(shop(1))
@@ -344,6 +364,10 @@ def test_a_look_begins_where_its_baseline_ends(world: rwml.WorldModel) -> None:
     assert back.after(baseline) is back
     assert not back.overlaps(baseline)
     assert not Selection(source="a").overlaps(baseline.model_copy(update={"source": "b"}))
+    of_one = baseline.model_copy(update={"from_model": "world@1"})
+    assert not Selection(from_model="world@2").overlaps(of_one)
+    assert Selection(from_model="world@2").after(of_one) == Selection(from_model="world@2")
+    assert Selection(from_model="world").overlaps(of_one)
     timeless = baseline.model_copy(update={"latest": None})
     assert Selection().after(timeless) == Selection()
     assert Selection().overlaps(timeless)

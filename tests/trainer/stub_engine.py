@@ -1,7 +1,8 @@
 """An engine that answers at once, or when it is told to: what the model says is not the point.
 
 The last message says what to do: ``wait`` holds the answer (a stream after its first piece) until
-the file ``gate`` is in the working directory; ``die`` ends the process; ``fail`` is a 500. Any
+the file ``gate`` is in the working directory; ``die`` ends the process; ``fail`` is a 500, and
+``hard`` one of the model `FRAIL`. Any
 other is answered with the name of the model's folder, after what a world model would say, and
 after as many seconds as `DELAY` in the environment says. While the file ``hold`` is in the working
 directory it does not come up.
@@ -27,6 +28,12 @@ DELAY = "RWML_TEST_DELAY_S"
 PIECES = 5
 MUTE = "mute"
 """A model whose folder is called so predicts nothing."""
+FRAIL = "frail"
+"""One that fails where others do not."""
+REFUSER = "refuser"
+"""One that refuses to be shown tools."""
+CALLER = "caller"
+"""One that calls the first tool that it is shown, as its schema says."""
 
 
 def start_stub(version: Version, work: Path) -> Engine:
@@ -58,9 +65,11 @@ def _make_app(model: str) -> Any:
     async def complete(request: Request) -> Response:
         body = await request.json()
         asked = body["messages"][-1]["content"]
+        if model == REFUSER and body.get("tools"):
+            return JSONResponse({"error": {"message": "too long"}}, 400)
         if asked == "die":
             os._exit(9)
-        if asked == "fail":
+        if asked == "fail" or (asked == "hard" and model == FRAIL):
             return JSONResponse({"error": {"message": f"secret of {request.url}"}}, 500)
         if body.get("stream"):
             return StreamingResponse(_stream(asked, text_of(model)), media_type="text/event-stream")
@@ -68,6 +77,8 @@ def _make_app(model: str) -> Any:
             await _until_told()
         await asyncio.sleep(delay_s)
         message = {"role": "assistant", "content": text_of(model), "seen": sorted(body)}
+        if model == CALLER and body.get("tools"):
+            message["tool_calls"] = [_call(body["tools"][0]["function"])]
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
         return JSONResponse(
@@ -82,6 +93,12 @@ def _make_app(model: str) -> Any:
         )
 
     return Starlette(routes=[Route("/v1/chat/completions", complete, methods=["POST"])])
+
+
+def _call(tool: Any) -> dict[str, Any]:
+    arguments = json.dumps(dict.fromkeys(tool["parameters"].get("required", []), "W1"))
+    function = {"name": tool["name"], "arguments": arguments}
+    return {"id": "call_1", "type": "function", "function": function}
 
 
 async def _stream(asked: str, text: str) -> AsyncIterator[str]:

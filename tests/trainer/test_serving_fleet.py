@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from tests.trainer.test_serving_registry import NOW, version
 
 from rwml_trainer.serving.fleet import Fleet, Running
 from rwml_trainer.serving.registry import Order, Registry
+from rwml_trainer.serving.trials import Candidate, Ended
 
 
 class Engine:
@@ -88,3 +90,37 @@ def test_a_registry_that_cannot_be_written_moves_nothing(registry: Registry) -> 
     assert fleet._running.keys() == {"world@1"}
     assert fleet._running["world@1"].state == "ready"
     assert new.is_stopped
+
+
+TRIED = Candidate(version="world@2", share=0.05, trial="t", since=NOW)
+
+
+def test_the_end_of_a_trial_that_has_ended_moves_nothing(registry: Registry) -> None:
+    fleet, _ = fleet_of(registry, 1)
+    registry.begin_trial("world", TRIED)
+    order = registry.order("rollback", "world")  # and meanwhile the candidate was withdrawn
+    assert order.kind == "withdraw"
+    ended = Ended(candidate=TRIED, how="failing", why="it failed", trial=None, at=order.asked_at)
+    registry.end_trial("world", ended)
+    fleet._carry_out("world", order)
+    alias = registry.read().aliases["world"]
+    assert (alias.current, alias.order) == ("world@1", None)
+    assert alias.outcome is not None
+    assert (alias.outcome.ok, alias.outcome.message) == (False, "world@2 is not tried any more")
+
+
+@pytest.mark.parametrize("kind", ["promote", "canary"])
+def test_what_was_ordered_before_its_version_failed_is_not_done(
+    registry: Registry, kind: Any
+) -> None:
+    fleet, engine = fleet_of(registry, 1)
+    order = registry.order(kind, "world@2", share=0.1)
+    later = order.asked_at + timedelta(seconds=1)
+    ended = Ended(candidate=TRIED, how="failing", why="it failed", trial=None, at=later)
+    registry.end_trial("world", ended)
+    fleet._carry_out("world", order)
+    alias = registry.read().aliases["world"]
+    assert alias.outcome is not None
+    assert alias.outcome.found_wanting
+    assert alias.outcome.message == "world@2 was withdrawn meanwhile: it failed"
+    assert (fleet._aliases["world"], engine.is_stopped) == ("world@1", False)

@@ -28,7 +28,7 @@ class Engines:
         self.code = code
         self.started: list[ServerProcess] = []
 
-    def start(self, model_folder: Path, work: Path) -> Engine:
+    def start(self, version: Version, work: Path) -> Engine:
         work.mkdir(parents=True, exist_ok=True)
         process = ServerProcess(
             name="engine",

@@ -29,6 +29,7 @@ from rwml.cli.output import (
     track,
 )
 from rwml.cli.periods import SinceOption, UntilOption, read_time
+from rwml.cli.shares import read_share
 from rwml.encoders import Encoder, HttpEncoder
 from rwml.errors import UsageError
 from rwml.extras import require
@@ -68,6 +69,9 @@ def monitor(
     encoder_key_env: Annotated[str | None, typer.Option(help="Variable with its key.")] = None,
     sample: Annotated[str, typer.Option(help="Share of the transitions, such as 5%.")] = "100%",
     source: Annotated[str | None, typer.Option(help="Only this source (tau2:retail).")] = None,
+    from_model: Annotated[
+        str | None, typer.Option(help="Only actions of this model: NAME or NAME@STEP.")
+    ] = None,
     since: SinceOption = None,
     until: UntilOption = None,
     baseline: Annotated[
@@ -104,11 +108,12 @@ def monitor(
         check_url(api_base)
     selection = Selection(
         source=source,
+        from_model=from_model,
         since=read_time(since),
         until=read_time(until),
-        sample=_share(sample, "--sample"),
+        sample=read_share(sample, "--sample"),
     )
-    rate = _share(false_alarms, "--false-alarms")
+    rate = read_share(false_alarms, "--false-alarms")
     reference = None if baseline is None else read_baseline(baseline)
     if reference is not None:
         selection = _after(reference, selection)
@@ -175,18 +180,6 @@ def _encoder(name: str | None, url: str | None, key_env: str | None) -> str | En
     if name is None:
         raise UsageError("name the encoder that --encoder-url serves: add --encoder")
     return HttpEncoder(url, model=name, key_env=key_env)
-
-
-def _share(text: str, option: str) -> float:
-    """A share as people write it: ``5%`` or ``0.05``."""
-    number, percent, rest = text.strip().partition("%")
-    try:
-        share = float(number) / (100 if percent else 1)
-    except ValueError:
-        share = -1.0
-    if rest.strip() or not 0 < share <= 1:
-        raise UsageError(f"{option} is a share such as 5% or 0.05, not {text!r}")
-    return share
 
 
 def _result(

@@ -77,6 +77,7 @@ class Baseline(_Frozen):
         prompts: how the model was asked.
         store: URL of the store, without a password.
         source: of the trajectories; None for all.
+        from_model: that chose the actions; None for any.
         since: first time that was taken in, ISO 8601; None for no bound.
         until: first time after that.
         latest: when the last trajectory that was looked at began; None where none has a time.
@@ -89,6 +90,7 @@ class Baseline(_Frozen):
     prompts: PromptSettings
     store: str
     source: str | None
+    from_model: str | None = None
     since: str | None
     until: str | None
     latest: AwareDatetime | None = None

@@ -248,6 +248,7 @@ def describe(world: WorldModel, store: Store, selection: Selection, monitor: Mon
         prompts=world.prompts,
         store=store.url,
         source=selection.source,
+        from_model=selection.from_model,
         since=None if selection.since is None else selection.since.isoformat(),
         until=None if selection.until is None else selection.until.isoformat(),
         latest=monitor.latest,

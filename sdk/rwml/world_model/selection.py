@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from rwml.errors import UsageError
-from rwml.schema import Trajectory, Transition
+from rwml.schema import Trajectory, Transition, is_version_of
 from rwml.sightings import INNER_SOURCES, Sightings
 from rwml.store import Store
 from rwml.world_model.baseline import Baseline
@@ -22,6 +22,7 @@ class Selection:
 
     Attributes:
         source: only this one's.
+        from_model: only what this one chose: a name, or ``NAME`` for all of ``NAME@STEP``.
         since: only trajectories that began then or later.
         until: only trajectories that began before.
         sample: share of the transitions, by a hash of their ids: the same ones every time.
@@ -31,6 +32,7 @@ class Selection:
     """
 
     source: str | None = None
+    from_model: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     sample: float = 1.0
@@ -58,7 +60,7 @@ class Selection:
                 if began is not None and note is not None:
                     note(began)
                 for transition in trajectory.transitions(history=history):
-                    if self._is_sampled(transition) and not seen.has_twin_of(transition):
+                    if self._takes(transition) and not seen.has_twin_of(transition):
                         yield transition
 
     def _sightings(self, store: Store) -> Sightings:
@@ -86,7 +88,12 @@ class Selection:
         return begins and (self.until is None or since is None or self.until > since)
 
     def _meets(self, baseline: Baseline) -> bool:
-        return None in (self.source, baseline.source) or self.source == baseline.source
+        if None not in (self.source, baseline.source) and self.source != baseline.source:
+            return False
+        one, other = self.from_model, baseline.from_model
+        if one is None or other is None:
+            return True
+        return is_version_of(one, other) or is_version_of(other, one)
 
     def covers(self, began: datetime | None) -> bool:
         """Whether what began then is in the period; if nobody knows, where it has no ends."""
@@ -96,7 +103,9 @@ class Selection:
             self.until is None or began < self.until
         )
 
-    def _is_sampled(self, transition: Transition) -> bool:
+    def _takes(self, transition: Transition) -> bool:
+        if self.from_model is not None and not transition.is_by(self.from_model):
+            return False
         return bucket(transition.id, 2**64) < self.sample * 2**64
 
 

@@ -29,10 +29,8 @@ class Selection(BaseModel):
 
     def takes(self, transition: Transition) -> bool:
         """Whether a transition is taken; one that does not say is not."""
-        if self.model is not None:
-            model = transition.model or ""
-            if self.model not in (model, model.rpartition("@")[0]):
-                return False
+        if self.model is not None and not transition.is_by(self.model):
+            return False
         if self.tenant is not None and transition.metadata.get("tenant") != self.tenant:
             return False
         return self._is_in_time(transition.started_at)

@@ -7,6 +7,9 @@
   `capabilities`), and `auth` tells LiteLLM who that is.
 - Behind, `fleet` starts, checks (`canary`), restarts and swaps engines (`engine`, `process`), and
   tells the gateway by `control`.
+- A version that is tried on a share of the traffic: `conversations` keeps each at its version,
+  `traffic` counts what became of it, `trials` is the test, `candidates` what the server knows.
+- Before a promotion: `quality`, `tool_calls` and `agent_success`, with engines `apart`.
 - On disk, `registry` knows the versions that `versions` made of runs and model folders, of which
   `folders` refuses the hostile ones.
 

@@ -13,13 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from rwml.errors import ServingError
 from rwml_trainer.serving.process import POLL_S, ServerProcess
 from rwml_trainer.serving.routing import Table
+from rwml_trainer.serving.traffic import Report
 
 ANSWER_S = 30.0
 """For an answer of a gateway that is up (ours)."""
@@ -40,7 +41,7 @@ class Order(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["serve", "count"]
+    kind: Literal["serve", "count", "report"]
     number: int = 0
     table: Table | None = None
     version: str = ""
@@ -82,11 +83,15 @@ class Control:
         """Requests in flight to a version; raises what `serve` does."""
         return int(self._ask(Order(kind="count", version=version), None)["count"])
 
+    def report(self) -> Report:
+        """What the traffic came to; raises what `serve` does."""
+        return Report.model_validate(self._ask(Order(kind="report"), None)["report"])
+
     def close(self) -> None:
         """Closes our end."""
         self._connection.close()
 
-    def _ask(self, order: Order, deadline: float | None) -> dict[str, int]:
+    def _ask(self, order: Order, deadline: float | None) -> dict[str, Any]:
         deadline = time.monotonic() + ANSWER_S if deadline is None else deadline
         try:
             self._take_replies(deadline)  # to orders that were given up, before there is one more
@@ -99,9 +104,9 @@ class Control:
             self._process.check()
             raise ServingError(f"the gateway hung up: {error}") from error
 
-    def _take_replies(self, deadline: float) -> dict[str, int]:
+    def _take_replies(self, deadline: float) -> dict[str, Any]:
         """Takes replies until none is owed, and returns the last."""
-        reply: dict[str, int] = {}
+        reply: dict[str, Any] = {}
         while self._answered < self._given:
             while not self._connection.poll(POLL_S):
                 self._process.check()
@@ -115,7 +120,7 @@ class Control:
         return reply
 
 
-def listen(descriptor: int, carry_out: Callable[[Order], Mapping[str, int]]) -> None:
+def listen(descriptor: int, carry_out: Callable[[Order], Mapping[str, JsonValue]]) -> None:
     """The gateway's end: carries out orders in a thread of its own, until the server is gone."""
 
     def work() -> None:

@@ -1,9 +1,10 @@
 """The engines behind a gateway: started, checked, restarted when they crash, and swapped.
 
 A promotion is a swap of processes: the new engine is up and checked before the name moves; requests
-in flight end on the old one, which stops when the last of them has. All that is known here belongs
-to the server's main thread; only engines are waited for in others (`starting`), so that one can be
-restarted while another is promoted. Clients are the gateway's concern.
+in flight end on the old one, which stops when the last of them has. A trial starts alike, but the
+name stays, and the candidate leaves when it fails. All that is known here belongs to the server's
+main thread; only engines are waited for in others (`starting`), so that one can be restarted while
+another is promoted. Clients are the gateway's concern.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Literal
 from rwml.errors import RwmlError, UsageError
 from rwml_trainer.serving import canary, control
 from rwml_trainer.serving.canary import CanaryError, Findings
+from rwml_trainer.serving.candidates import Candidates
 from rwml_trainer.serving.control import GatewaySilentError
 from rwml_trainer.serving.engine import Engine, StartEngine, start_transformers
 from rwml_trainer.serving.gateway import Gateway
@@ -31,6 +33,7 @@ from rwml_trainer.serving.registry import (
 )
 from rwml_trainer.serving.routing import Table, Target
 from rwml_trainer.serving.starting import ENGINE_GRACE_S, Started, Starter
+from rwml_trainer.serving.trials import How, Trial
 
 Notify = Callable[[str], None]
 _OPPOSITE: dict[OrderKind, OrderKind] = {"promote": "rollback", "rollback": "promote"}
@@ -80,6 +83,7 @@ class Fleet:
         )
         self._running: dict[str, Running] = {}
         self._aliases: dict[str, str] = {}
+        self._candidates = Candidates(registry, notify=notify)
         self._gateway: Gateway | None = None
         self._is_told = True
         self._is_silent = False
@@ -102,7 +106,8 @@ class Fleet:
             )
             for name, running in self._running.items()
         }
-        return Table(versions=versions, aliases=self._aliases)
+        tried = self._candidates.tried
+        return Table(versions=versions, aliases=self._aliases, candidates=tried)
 
     def launch(self, versions: Iterable[Version]) -> None:
         """Starts an engine for each; they load while this returns.
@@ -125,12 +130,14 @@ class Fleet:
             running.findings = canary.check(running.engine, running.version)
             self._notify(f"{running.version.id} is up: {running.findings}")
         self._gateway = gateway
+        self._candidates.forget_traffic()
         gateway.control.serve(self.table(), deadline=deadline)
 
     def attend(self) -> None:
         """One round: restarts what crashed, carries out orders, stops what nobody uses any more.
 
-        A gateway that does not answer is asked again in the next round; until then no name moves.
+        A candidate that fails is withdrawn. A gateway that does not answer is asked again in the
+        next round; until then no name moves.
 
         Raises:
             ServingError: the gateway died, or an engine does not come back.
@@ -144,6 +151,7 @@ class Fleet:
         if not self._is_told:
             return
         try:
+            self._watch_traffic()
             for running in list(self._running.values()):
                 if running.state == "leaving":
                     self._let_go(running)
@@ -167,9 +175,15 @@ class Fleet:
         return Running(version, engine, findings)
 
     def _look_after(self) -> None:
-        """Restarts what crashed and takes back what is up again; waits for no engine."""
+        """Restarts what crashed and takes back what is up again; waits for no engine.
+
+        A candidate that crashed is withdrawn instead.
+        """
         for running in list(self._running.values()):
             if running.engine.process.has_ended and running.version.id not in self._restarts:
+                for name in self._candidates.of(running.version.id):
+                    how = f"its engine died ({running.engine.process.how_it_ended})"
+                    self._notify(self._withdraw(name, "crashed", how))
                 self._bring_back(running)
         for name, restart in list(self._restarts.items()):
             running = self._running.get(name)
@@ -204,7 +218,7 @@ class Fleet:
     def _carry_out(self, name: str, order: Order) -> None:
         wanting = False
         try:
-            message = self._swap(name, order)
+            message = self._do(name, order)
         except (RwmlError, OSError) as error:  # no memory, or no disk: we stay as we are
             wanting = isinstance(error, CanaryError)
             message, ok = " ".join(str(error).split()), False
@@ -311,3 +325,78 @@ class Fleet:
         if not self._is_silent:
             self._notify(f"{error}; it is asked again, and no name moves until it answers")
         self._is_told, self._is_silent = False, True
+
+    def _do(self, name: str, order: Order) -> str:
+        """Carries out an order; says what was done."""
+        self._candidates.check(name, order)
+        if order.kind == "withdraw":
+            return self._withdraw(name, "ended", "it was ended by 'rwml serve rollback'")
+        if order.kind == "canary":
+            return self._try(name, order)
+        trial = self._trial(name)
+        told = self._swap(name, order)
+        if name in self._candidates.tried:
+            self._candidates.end(name, "promoted", "it was promoted", trial)
+            self._is_told = False
+            self._tell()
+        return told
+
+    def _try(self, name: str, order: Order) -> str:
+        """Gives a version that has been checked a share of a name's new conversations."""
+        if name not in self._aliases:
+            raise UsageError(f"this server does not serve {name}: start it with a run of that name")
+        version = self._registry.read().versions[order.version]
+        current = self._running[self._aliases[name]]
+        if current.version.id == version.id:  # it was ordered before this server moved the name
+            raise UsageError(f"{name} is {version.id} already")
+        new = self._running.get(version.id)
+        if new is None:
+            self._notify(f"starting {version.id}")
+            new = self._start_and_check(version)
+        try:
+            self._compare(new, current)
+            candidate = self._candidates.begin(name, order)
+        except (RwmlError, OSError):
+            if version.id not in self._running:
+                new.engine.process.stop(ENGINE_GRACE_S)
+            raise
+        new.state = "ready"
+        self._running[version.id] = new
+        try:
+            self._publish()
+        except GatewaySilentError as error:  # it may still hear of it, so the engine stays
+            self._note_silence(error)
+            self._withdraw(name, "ended", "the gateway does not answer")
+            raise
+        return (
+            f"{version.id} ({new.findings}) answers {candidate.percent} of the conversations with "
+            f"{name} that begin from now on, {current.version.id} the others"
+        )
+
+    def _watch_traffic(self) -> None:
+        """Takes back candidates that are shown to fail more often, and keeps figures for `list`."""
+        if self._gateway is not None and self._candidates.is_report_due:
+            report = self._gateway.control.report()
+            for name, why in self._candidates.failing(report).items():
+                self._notify(self._withdraw(name, "failing", why))
+            self._candidates.keep(report)
+
+    def _withdraw(self, name: str, how: How, why: str) -> str:
+        """Takes a candidate's share away: what is in flight ends on it. Says what was done."""
+        trial, version = self._trial(name), self._candidates.tried[name].version
+        running = self._running[version]
+        running.state, running.leaving_since = "leaving", time.monotonic()
+        self._candidates.end(name, how, why, trial)
+        self._is_told = False
+        self._tell()
+        return f"{version} is not tried any more: {why}; {name} is {self._aliases[name]}"
+
+    def _trial(self, name: str) -> Trial | None:
+        """The figures of a name's trial; None where the gateway does not tell them."""
+        if self._gateway is None or name not in self._candidates.tried:
+            return None
+        try:
+            return self._gateway.control.report().trials.get(name)
+        except GatewaySilentError as error:
+            self._note_silence(error)
+            return None

@@ -14,6 +14,8 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from rwml_trainer.serving.control import Order, listen
 from rwml_trainer.serving.gateway import ENGINE_KEY, deployment, in_url
 from rwml_trainer.serving.guard import BODY_LIMIT, BODY_TIMEOUT_S, Guard
@@ -46,7 +48,7 @@ def main() -> None:
     def take_orders() -> None:
         loop = asyncio.get_running_loop()
 
-        def carry_out(order: Order) -> Mapping[str, int]:
+        def carry_out(order: Order) -> Mapping[str, JsonValue]:
             return asyncio.run_coroutine_threadsafe(_carry_out(order, switchboard), loop).result()
 
         listen(arguments.control, carry_out)
@@ -60,9 +62,11 @@ def main() -> None:
     server.run(sockets=[bound])
 
 
-async def _carry_out(order: Order, switchboard: Switchboard) -> Mapping[str, int]:
+async def _carry_out(order: Order, switchboard: Switchboard) -> Mapping[str, JsonValue]:
     if order.kind == "count":
         return {"count": switchboard.in_flight(order.version)}
+    if order.kind == "report":
+        return {"report": switchboard.report().model_dump(mode="json")}
     if order.table is not None:
         _tell_litellm(order.table)
         switchboard.table = order.table

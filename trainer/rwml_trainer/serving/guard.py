@@ -16,10 +16,14 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pydantic import JsonValue
+
 from rwml_trainer.serving.capabilities import fit
+from rwml_trainer.serving.conversations import Place, conversation_of
 from rwml_trainer.serving.keys import Key
 from rwml_trainer.serving.request_body import BadRequestError, parse, write
 from rwml_trainer.serving.routing import Switchboard
+from rwml_trainer.serving.traffic import Seen
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -40,10 +44,9 @@ ROUTES = {  # what a client may ask for -> what LiteLLM is asked for
 }
 OPEN_PATHS = frozenset({LIVELINESS[1]})
 PATHS = frozenset(path for _, path in ROUTES)
+SESSION = b"x-litellm-session-id"
 # The last two say which conversation a call belongs to, and who records it: see docs/litellm.md.
-HEADERS = frozenset(
-    {b"accept", b"authorization", b"host", b"user-agent", b"x-litellm-session-id", b"x-rwml-call"}
-)
+HEADERS = frozenset({b"accept", b"authorization", b"host", b"user-agent", SESSION, b"x-rwml-call"})
 # They would tell clients where the engine is, which asks for no key.
 HIDDEN_HEADERS = (b"x-litellm-model-api-base", b"x-litellm-model-name", b"llm_provider-")
 ADMISSION = "rwml.admission"
@@ -83,15 +86,20 @@ class Admission:
         route: what LiteLLM is asked for.
         key: whose it is; None on open routes.
         models: names that the key may ask for.
-        version: the model; empty where none is asked.
+        place: the version, for this conversation; None where no model is asked.
         body: what LiteLLM gets.
     """
 
     route: tuple[str, str]
     key: Key | None = None
     models: tuple[str, ...] = ()
-    version: str = ""
+    place: Place | None = None
     body: bytes = b""
+
+    @property
+    def version(self) -> str:
+        """The model; empty where none is asked."""
+        return "" if self.place is None else self.place.version
 
 
 class Guard:
@@ -151,8 +159,9 @@ class Guard:
             async with asyncio.timeout(self._send_timeout_s):
                 await send(message)
 
-        answer = _Answer(patient)
-        with self._switchboard.counted(admission.version):
+        seen = Seen(patient)
+        answer, watched = _Answer(seen), self._switchboard.traffic.watched(admission.place, seen)
+        with self._switchboard.counted(admission.version), watched:
             replayed = _replay(admission.body, receive)
             await self._app(_rebuilt(scope, admission), replayed, answer)
 
@@ -178,31 +187,38 @@ class Guard:
             return Admission(route, key, tuple(self._switchboard.table.names(key)))
         body = await self._read(scope["headers"], receive)
         try:
-            return self._admit(body, key)
+            return self._admit(body, key, b",".join(_values(scope["headers"], SESSION)))
         except BadRequestError as error:
             raise RefusalError(
                 400, str(error), code="invalid_request", param=error.field
             ) from error
 
-    def _admit(self, body: bytes, key: Key) -> Admission:
+    def _admit(self, body: bytes, key: Key, session: bytes) -> Admission:
         request = parse(body)
-        table = self._switchboard.table
         name = str(request["model"])
-        version = table.resolve(name)
+        conversation = conversation_of(request, session=session, key=key.sha256)
+        place = self._switchboard.place(name, conversation, key)
         if self._switchboard.draining:  # since its body began to come
             raise RefusalError(503, "the server is shutting down", code="shutting_down")
-        if version is None:
+        if place is None:
             raise RefusalError(
                 404, f"there is no model {name!r} here", code="model_not_found", param="model"
             )
-        target = table.versions[version]
+        try:
+            fitted = self._fit(request, place.version)
+        except (RefusalError, BadRequestError):
+            self._switchboard.traffic.count(place, seconds=None)
+            raise
+        models = tuple(self._switchboard.table.names(key))
+        return Admission(CHAT, key, models, place, write({**fitted, "model": place.version}))
+
+    def _fit(self, request: dict[str, JsonValue], version: str) -> dict[str, JsonValue]:
+        target = self._switchboard.table.versions[version]
         if target.state == "down":
             raise RefusalError(
                 503, f"the engine of {version} is being restarted", code="engine_unavailable"
             )
-        fitted = fit(request, engine=target.engine, tools=target.tools)
-        models = tuple(table.names(key))
-        return Admission(CHAT, key, models, version, write({**fitted, "model": version}))
+        return fit(request, engine=target.engine, tools=target.tools)
 
     def _is_our_host(self, headers: Headers) -> bool:
         hosts = _values(headers, b"host")

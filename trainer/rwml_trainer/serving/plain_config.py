@@ -9,7 +9,7 @@ from rwml.errors import UsageError
 from rwml.extras import require
 from rwml_trainer.runs import Stage
 from rwml_trainer.serving.gateway import RECORDER
-from rwml_trainer.serving.versions import read_source, split_name
+from rwml_trainer.serving.versions import find_source, read_source, split_name
 
 
 def plain_config(
@@ -38,7 +38,8 @@ def plain_config(
 
     if len(sources) != 1:
         raise UsageError("--print-litellm-config is for one run: name it")
-    alias, step = split_name(sources[0], name, read_source(sources[0]), stage)
+    source, stage = find_source(sources[0], stage)
+    alias, step = split_name(source, name, read_source(source), stage)
     model = {
         "model_name": alias,
         "litellm_params": {
@@ -53,8 +54,10 @@ def plain_config(
     }
     if store is not None:
         config["litellm_settings"] = {"callbacks": RECORDER}
+    of_stage = "" if stage == "trained" else f" --stage {stage}"
     lines = [
-        f"# The engine serves, as {alias}, what 'rwml merge {sources[0]} --out merged' makes.",
+        f"# The engine serves, as {alias}, what this makes: "
+        f"rwml merge {source}{of_stage} --out merged",
         "# LITELLM_MASTER_KEY: the key that clients send; without one the proxy lets everybody in.",
     ]
     if store is not None:

@@ -24,10 +24,11 @@ from rwml.errors import ModelError, UsageError
 from rwml.files import file_sha256, make_private, whole_file
 from rwml.prompts import Profile
 from rwml_trainer.runs import Stage
+from rwml_trainer.serving.trials import Candidate, Ended
 
 REGISTRY = "registry.json"
 LOCK_TIMEOUT_S = 10.0
-OrderKind = Literal["promote", "rollback"]
+OrderKind = Literal["promote", "rollback", "canary", "withdraw"]
 
 
 class _Frozen(BaseModel):
@@ -72,12 +73,13 @@ class Version(_Frozen):
 
 
 class Order(_Frozen):
-    """What somebody wants of the running server."""
+    """What somebody wants of the running server; `share` is of a canary's conversations."""
 
     ticket: str
     kind: OrderKind
     version: str
     asked_at: datetime
+    share: float | None = None
 
 
 class Outcome(_Frozen):
@@ -99,12 +101,16 @@ class Alias(_Frozen):
         former: those before, the newest last.
         order: what the server has not carried out yet.
         outcome: of the last order.
+        candidate: that is tried on a share of the name's conversations.
+        trial: how the last one ended.
     """
 
     current: str
     former: tuple[str, ...] = ()
     order: Order | None = None
     outcome: Outcome | None = None
+    candidate: Candidate | None = None
+    trial: Ended | None = None
 
     def moved(self, version: str, kind: OrderKind) -> Alias:
         """The name after a promotion, or after a rollback, which forgets what it left."""
@@ -178,28 +184,47 @@ class Registry:
             alias = draft.aliases.get(version.name, Alias(current=version.id))
             draft.aliases[version.name] = alias.moved(version.id, kind)
 
-    def order(self, kind: OrderKind, wanted: str) -> Order:
+    def order(
+        self,
+        kind: Literal["promote", "rollback", "canary"],
+        wanted: str,
+        *,
+        share: float | None = None,
+    ) -> Order:
         """Asks the running server for another version.
 
         Args:
-            kind: ``promote`` to a version, or ``rollback`` of a name to the version before.
+            kind: ``promote`` to a version; ``canary``, to try one; or ``rollback`` of a name: the
+                end of its trial, if there is one, else the version before.
             wanted: the version's name; for a rollback the alias.
+            share: of a canary's conversations.
 
         Raises:
-            UsageError: there is no such version or nothing to go back to, it is current already, or
-                another order waits.
+            UsageError: there is no such version or nothing to go back to, it is current already,
+                another one is tried, or another order waits.
         """
         with self._changing() as draft:
             name, version = _wanted(draft, kind, wanted)
             alias = draft.aliases[name]
+            tried = alias.candidate
+            if tried is not None and tried.version != version:
+                raise UsageError(
+                    f"{tried.version} is tried on {tried.percent} of {name}'s conversations: "
+                    f"promote it, or end that with 'rwml serve rollback {name}'"
+                )
             if alias.order is not None:
                 raise UsageError(
                     f"{alias.order.kind} of {alias.order.version} is under way: wait for it"
                 )
             if alias.current == version:
                 raise UsageError(f"{name} is {version} already")
+            is_end = kind == "rollback" and tried is not None
             order = Order(
-                ticket=uuid.uuid4().hex, kind=kind, version=version, asked_at=datetime.now(UTC)
+                ticket=uuid.uuid4().hex,
+                kind="withdraw" if is_end else kind,
+                version=version,
+                asked_at=datetime.now(UTC),
+                share=share,
             )
             draft.aliases[name] = alias.model_copy(update={"order": order})
             return order
@@ -208,6 +233,17 @@ class Registry:
         """Notes what became of a name's order, which is then done."""
         with self._changing() as draft:
             update = {"order": None, "outcome": outcome}
+            draft.aliases[name] = draft.aliases[name].model_copy(update=update)
+
+    def begin_trial(self, name: str, candidate: Candidate) -> None:
+        """Notes what is tried on a share of a name's conversations."""
+        with self._changing() as draft:
+            draft.aliases[name] = draft.aliases[name].model_copy(update={"candidate": candidate})
+
+    def end_trial(self, name: str, ended: Ended) -> None:
+        """Notes that it is not tried any more, and why."""
+        with self._changing() as draft:
+            update = {"candidate": None, "trial": ended}
             draft.aliases[name] = draft.aliases[name].model_copy(update=update)
 
     @contextmanager
@@ -249,6 +285,8 @@ def _wanted(draft: Draft, kind: OrderKind, wanted: str) -> tuple[str, str]:
         known = ", ".join(sorted(draft.aliases)) or "nothing yet"
         raise UsageError(f"no model named {name!r} is served here: {known}")
     if kind == "rollback":
+        if alias.candidate is not None:
+            return name, alias.candidate.version
         if not alias.former:
             raise UsageError(
                 f"{name} has been {alias.current} from the start: nothing to go back to"

@@ -14,7 +14,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from rwml_trainer.serving.capabilities import EngineName
+from rwml_trainer.serving.conversations import Conversations, Place
 from rwml_trainer.serving.keys import Key
+from rwml_trainer.serving.traffic import Report, Traffic
+from rwml_trainer.serving.trials import Candidate
 
 
 class Target(BaseModel):
@@ -44,12 +47,14 @@ class Table(BaseModel):
     Attributes:
         versions: by their names, ``NAME@STEP``.
         aliases: from ``NAME`` to a version.
+        candidates: by ``NAME``, the version that is tried on a share of its conversations.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     versions: dict[str, Target] = {}
     aliases: dict[str, str] = {}
+    candidates: dict[str, Candidate] = {}
 
     def resolve(self, name: str) -> str | None:
         """The version that a name means now; None where it means none that can be asked."""
@@ -69,12 +74,44 @@ class Switchboard:
     Attributes:
         table: replaced as a whole.
         draining: whether the server ends, and lets nobody in.
+        traffic: what requests came to.
     """
 
     def __init__(self, table: Table | None = None) -> None:
         self.table = table or Table()
         self.draining = False
+        self.traffic = Traffic()
+        self._conversations = Conversations()
         self._in_flight: Counter[str] = Counter()
+
+    def place(self, name: str, conversation: bytes, key: Key) -> Place | None:
+        """The version that answers a request, which its whole conversation has.
+
+        Args:
+            name: that was asked for, with a step or without.
+            conversation: see `conversations.conversation_of`.
+            key: whose it is: one that may not ask for a candidate gets none.
+
+        Returns:
+            None where the name means nothing that can be asked.
+        """
+        version = self.table.resolve(name)
+        if version is None:
+            return None
+        if version == name:
+            return Place(version)
+        candidate = self.table.candidates.get(name)
+        if candidate is not None and not key.may_ask(candidate.version):
+            candidate = None
+        return self._conversations.place(name, conversation, current=version, candidate=candidate)
+
+    def report(self) -> Report:
+        """What there is to tell of traffic and trials."""
+        trials = {
+            name: self._conversations.trial(candidate)
+            for name, candidate in self.table.candidates.items()
+        }
+        return Report(versions=self.traffic.shown(), trials=trials)
 
     @property
     def is_idle(self) -> bool:

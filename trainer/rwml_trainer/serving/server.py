@@ -31,7 +31,14 @@ from rwml_trainer.serving.gateway import Gateway
 from rwml_trainer.serving.keys import KeyFile
 from rwml_trainer.serving.process import ServerProcess, bind
 from rwml_trainer.serving.registry import Outcome, Registry, Version
-from rwml_trainer.serving.versions import Notify, add_version, read_source, split_name
+from rwml_trainer.serving.trials import Ended
+from rwml_trainer.serving.versions import (
+    Notify,
+    add_version,
+    find_source,
+    read_source,
+    split_name,
+)
 
 LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
 MODULES = (
@@ -108,8 +115,8 @@ def serve(
     Call it from a thread that lives as long as the block: the servers die with it.
 
     Args:
-        sources: folders of finished runs, or model folders (config.json and safetensors); none to
-            serve what the registry in `out` names.
+        sources: folders of finished runs (``RUN@STEP`` for a step of it), or model folders
+            (config.json and safetensors); none to serve what the registry in `out` names.
         stage: which weights of the runs.
         name: name of the model, where there is one; the run's or the folder's by default.
         host: loopback address; another one only with `expose`.
@@ -129,17 +136,19 @@ def serve(
         MissingExtraError: the serve extra is not installed.
     """
     require("serve", *MODULES)
-    given = [sources] if isinstance(sources, Path) else list(sources)
-    _check_names(given, name, stage)
-    work = _folder(given, out)
+    asked = [sources] if isinstance(sources, Path) else list(sources)
+    given = [find_source(each, stage) for each in asked]
+    _check_names(given, name)
+    work = _folder([folder for folder, _ in given], out)
     with ExitStack() as stack:
         stack.enter_context(_signals())
         bound = stack.enter_context(_bound(host, port, expose))
         stack.enter_context(_own(work))
         registry = Registry(work)
-        _drop_orders(registry)
+        _drop_unfinished(registry)
         versions = [
-            add_version(registry, source, name=name, stage=stage, notify=notify) for source in given
+            add_version(registry, source, name=name, stage=of, notify=notify)
+            for source, of in given
         ] or _current(registry)
         notify(f"starting engine and gateway (logs in {work})")
         deadline = time.monotonic() + start_timeout_s
@@ -203,11 +212,11 @@ def _served(fleet: Fleet, front: Gateway) -> Served:
     )
 
 
-def _check_names(sources: Sequence[Path], name: str | None, stage: runs.Stage) -> None:
+def _check_names(sources: Sequence[tuple[Path, runs.Stage]], name: str | None) -> None:
     """Refuses sources and names that cannot be served, before anything is made."""
     if name is not None and len(sources) != 1:
         raise UsageError("--name is for one run: several are called by their own names")
-    found = [split_name(source, name, read_source(source), stage)[0] for source in sources]
+    found = [split_name(source, name, read_source(source), of)[0] for source, of in sources]
     twice = next((each for each in found if found.count(each) > 1), None)
     if twice is not None:
         raise UsageError(f"two are called {twice}: serve one, then add and promote the other")
@@ -228,9 +237,13 @@ def _current(registry: Registry) -> list[Version]:
     return [contents.versions[alias.current] for alias in contents.aliases.values()]
 
 
-def _drop_orders(registry: Registry) -> None:
+def _drop_unfinished(registry: Registry) -> None:
     """Settles what a server that is gone did not get to."""
     for name, alias in registry.read().aliases.items():
+        if alias.candidate is not None:
+            why, now = "the server ended", datetime.now(UTC)
+            ended = Ended(candidate=alias.candidate, how="ended", why=why, trial=None, at=now)
+            registry.end_trial(name, ended)
         if alias.order is not None:
             message = "the server ended before it was done: ask again"
             registry.settle(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,8 @@ from rwml_trainer.models import load_tokenizer, template_sha256
 from rwml_trainer.serving.folders import check_model_folder
 from rwml_trainer.serving.names import NAME
 from rwml_trainer.serving.registry import Registry, Version, weights_of
+
+_AT_STEP = re.compile(r"(.+)@([0-9]{1,12})")
 
 VERSIONS = "versions"
 Notify = Callable[[str], None]
@@ -71,6 +74,38 @@ def add_version(
             added_at=datetime.now(UTC),
         )
     )
+
+
+def find_source(given: Path, stage: runs.Stage) -> tuple[Path, runs.Stage]:
+    """The folder and the stage that ``RUN`` or ``RUN@STEP`` mean; a folder's own name comes first.
+
+    A run can be served at the steps whose weights it keeps: after GRPO, and after its warm start,
+    which is step 0.
+
+    Args:
+        given: what was asked for.
+        stage: of the run, where no step is named.
+
+    Raises:
+        UsageError: the run has no such step, or another one than that of the stage.
+        ModelError: it is no finished run.
+    """
+    found = _AT_STEP.fullmatch(str(given))
+    if given.exists() or found is None:
+        return given, stage
+    folder, step = Path(found[1]), int(found[2])
+    if not folder.is_dir():
+        return given, stage  # whoever reads it says that there is no such folder
+    run = runs.read_run(folder)
+    steps: dict[int, runs.Stage] = {run.steps: "trained"}
+    if run.warm_start:
+        steps.setdefault(0, "warm_start")
+    if step not in steps:
+        known = " and ".join(f"{folder}@{each} ({of})" for each, of in sorted(steps.items()))
+        raise UsageError(f"{folder} keeps no weights of step {step}: there is {known}")
+    if stage != "trained" and steps[step] != stage:
+        raise UsageError(f"step {step} of {folder} is not its {stage}: leave --stage out")
+    return folder, steps[step]
 
 
 def read_source(source: Path) -> runs.Run | None:

@@ -10,6 +10,7 @@ import typer
 
 from rwml.cli.output import JsonFlag, emit, say
 from rwml_trainer.commands.merge import StageOption
+from rwml_trainer.commands.serve.config import ConfigOption, configured_runs
 from rwml_trainer.commands.serve.options import (
     DtypeOption,
     EngineKeyFileOption,
@@ -28,10 +29,12 @@ DEFAULT_ENGINE_URL = "http://127.0.0.1:8001/v1"
 
 
 def start(
+    ctx: typer.Context,
     run: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders of finished runs, or model folders; none for the registry's."),
+        typer.Argument(help="RUN, RUN@STEP or model folders; none for the registry's."),
     ] = None,
+    config: ConfigOption = None,
     stage: StageOption = "trained",
     name: Annotated[
         str | None, typer.Option("--name", help="NAME or NAME@STEP; the run's by default.")
@@ -79,7 +82,7 @@ def start(
 
     Example: rwml serve runs/retail --port 8000
     """
-    sources = run or []
+    sources = run or configured_runs(ctx)
     if print_litellm_config:
         from rwml_trainer.serving.plain_config import plain_config
 

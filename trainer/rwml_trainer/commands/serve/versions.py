@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from rwml.cli.output import JsonFlag, emit, render, say, stdout_to_stderr
+from rwml.cli.output import JsonFlag, emit, say
+from rwml.cli.shares import read_share
 from rwml.errors import ServingError, UsageError
 from rwml_trainer.commands.build import RecipeOption
 from rwml_trainer.commands.merge import StageOption
+from rwml_trainer.commands.serve.gates import Gates, in_words
+from rwml_trainer.commands.serve.listing import Listing, read_traffic
 from rwml_trainer.commands.serve.options import ServingOption
-from rwml_trainer.recipes import Recipe, load_recipe
+from rwml_trainer.recipes import load_recipe
 
 if TYPE_CHECKING:
     from rwml_trainer.serving.registry import Order, Outcome, Registry
@@ -26,7 +29,7 @@ TimeoutOption = Annotated[float, typer.Option("--timeout", help="Seconds to wait
 
 
 def add(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run, or a model folder.")],
+    run: Annotated[Path, typer.Argument(help="RUN or RUN@STEP, or a model folder.")],
     serving: ServingOption,
     name: Annotated[
         str | None, typer.Option("--name", help="NAME or NAME@STEP; the run's by default.")
@@ -40,10 +43,11 @@ def add(
     """
     from rwml.extras import require
     from rwml_trainer.serving.registry import Registry
-    from rwml_trainer.serving.versions import add_version
+    from rwml_trainer.serving.versions import add_version, find_source
 
     require("serve", "torch", "transformers", "peft", "jinja2")
-    added = add_version(Registry(serving), run, name=name, stage=stage, notify=say)
+    source, stage = find_source(run, stage)
+    added = add_version(Registry(serving), source, name=name, stage=stage, notify=say)
     emit(
         {"version": added.id, "folder": added.folder, "weights": added.weights},
         as_json=json,
@@ -59,27 +63,60 @@ def promote(
         typer.Option("--gate", help="Dataset whose held-out rows it must not predict worse."),
     ] = None,
     recipe: RecipeOption = "demo",
-    rows: Annotated[int | None, typer.Option(help="Held-out rows at most.", min=1)] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="Held-out rows, or tool calls, at most.", min=1)
+    ] = None,
+    gate_tools: Annotated[
+        str | None,
+        typer.Option("--gate-tools", help="Store (URL) whose tool calls it must not get worse."),
+    ] = None,
+    gate_agent: Annotated[
+        str | None,
+        typer.Option(
+            "--gate-agent",
+            help="Environment of 'rwml eval', with its options, at which it must not be worse.",
+        ),
+    ] = None,
+    tasks: Annotated[
+        int | None, typer.Option(help="Of --gate-agent, the first ones; all by default.", min=1)
+    ] = None,
+    canary: Annotated[
+        str | None,
+        typer.Option("--canary", help="Only try it, on a share of new conversations, such as 5%."),
+    ] = None,
     timeout: TimeoutOption = TIMEOUT_S,
     json: JsonFlag = False,
 ) -> None:
     """Make a version the one that its name means, once the running server has checked it.
 
+    With --canary the name stays, and the version answers a share of the conversations that begin.
+    The server takes it back when it is shown to fail more often; 'rwml serve rollback' ends it.
+
     Example: rwml serve promote retail@200 --serving runs/first/serving
     """
     from rwml_trainer.serving.registry import Registry
 
+    share = None if canary is None else _part(canary)
     registry = Registry(serving)
     _need_server(serving)
-    figures = None
-    if gate is not None:
-        figures = _compare(registry, version, gate, load_recipe(recipe, {"evaluation.rows": rows}))
-        if figures["verdict"] == "worse":
-            text = f"{version} predicts worse: {figures['difference']:.3f} {figures['ci95']}"
-            emit({"ok": False, "message": text, "gate": figures}, as_json=json, text=text)
+    gates = Gates(
+        tools=gate_tools,
+        next_states=gate,
+        agent=gate_agent,
+        rows=rows,
+        tasks=tasks,
+        recipe=load_recipe(recipe, {"evaluation.rows": rows}),
+    )
+    figures: dict[str, Any] = {}
+    for name, found in gates.passed(registry, version):
+        figures[name] = found
+        if found["verdict"] == "worse":
+            text = f"{version} is not promoted: {in_words(name, found)}"
+            emit({"ok": False, "message": text, **figures}, as_json=json, text=text)
             raise typer.Exit(1)
-    outcome = _follow(registry, registry.order("promote", version), timeout)
-    _report(outcome, json=json, gate=figures)
+    kind = "promote" if share is None else "canary"
+    outcome = _follow(registry, registry.order(kind, version, share=share), timeout)
+    _report(outcome, json=json, gates=figures)
 
 
 def rollback(
@@ -88,7 +125,7 @@ def rollback(
     timeout: TimeoutOption = TIMEOUT_S,
     json: JsonFlag = False,
 ) -> None:
-    """Make a name mean the version again that it meant before.
+    """End what is tried on a name; else make it mean the version again that it meant before.
 
     Example: rwml serve rollback retail --serving runs/first/serving
     """
@@ -100,55 +137,25 @@ def rollback(
 
 
 def show(serving: ServingOption, json: JsonFlag = False) -> None:
-    """List the versions of a serving folder, and which one each name means.
+    """List the versions of a serving folder, what each name means, and the traffic of each.
 
     Example: rwml serve list --serving runs/first/serving
     """
     from rwml_trainer.serving.registry import Registry
     from rwml_trainer.serving.server import is_running
 
-    contents = Registry(serving).read()
-    current = {alias.current: name for name, alias in contents.aliases.items()}
     runs = is_running(serving)
-    table = Table()
-    for heading in ("version", "means", "added", "from"):
-        table.add_column(heading, overflow="fold")
-    for version in contents.versions.values():
-        means = current.get(version.id, "")
-        table.add_row(version.id, means, f"{version.added_at:%Y-%m-%d %H:%M}", version.source)
-    state = "served now" if runs else "not served now"
-    emit(
-        {
-            "running": runs,
-            "aliases": {
-                name: {"current": alias.current, "former": list(alias.former)}
-                for name, alias in contents.aliases.items()
-            },
-            "versions": [
-                version.model_dump(mode="json") | {"id": version.id}
-                for version in contents.versions.values()
-            ],
-        },
-        as_json=json,
-        text=render(table, state) if contents.versions else "no version was added yet",
-    )
+    contents = Registry(serving).read()
+    listing = Listing(contents, read_traffic(serving) if runs else None, is_running=runs)
+    text = listing.text() if contents.versions else "no version was added yet"
+    emit(listing.as_json(), as_json=json, text=text)
 
 
-def _compare(registry: Registry, wanted: str, gate: Path, recipe: Recipe) -> dict[str, Any]:
-    """How well a version predicts beside the current one."""
-    from rwml.extras import require
-    from rwml_trainer.serving.quality import compare_versions
-
-    require("train", "torch", "transformers", "sentence_transformers", "rouge_score", "pyarrow")
-    contents = registry.read()
-    alias = contents.aliases.get(wanted.partition("@")[0])
-    candidate = contents.versions.get(wanted)
-    if alias is None or candidate is None:
-        raise UsageError(f"there is no version {wanted!r}: add it with 'rwml serve add RUN'")
-    current = contents.versions[alias.current]
-    say(f"predicting held-out rows of {gate} with {wanted} and {alias.current}")
-    with stdout_to_stderr():
-        return compare_versions(gate, candidate=candidate, current=current, recipe=recipe)
+def _part(text: str) -> float:
+    share = read_share(text, "--canary")
+    if share == 1:
+        raise UsageError("--canary is a part of the conversations: promote without it for all")
+    return share
 
 
 def _need_server(serving: Path) -> None:
@@ -175,12 +182,12 @@ def _follow(registry: Registry, order: Order, timeout_s: float) -> Outcome:
     raise ServingError(f"{order.version} was not checked in {timeout_s:g} s; see 'list' later")
 
 
-def _report(outcome: Outcome, *, json: bool, gate: dict[str, Any] | None = None) -> None:
+def _report(outcome: Outcome, *, json: bool, gates: Mapping[str, Any] | None = None) -> None:
     """Says what became of an order, and exits accordingly."""
-    shown = (
-        outcome.message if gate is None else f"{outcome.message}; next states: {gate['verdict']}"
+    gates = gates or {}
+    shown = "; ".join(
+        [outcome.message, *(in_words(name, figures) for name, figures in gates.items())]
     )
-    told = outcome.model_dump(mode="json")
-    emit(told if gate is None else {**told, "gate": gate}, as_json=json, text=shown)
+    emit({**outcome.model_dump(mode="json"), **gates}, as_json=json, text=shown)
     if not outcome.ok:
         raise typer.Exit(1 if outcome.found_wanting else 3)

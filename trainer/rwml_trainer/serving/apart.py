@@ -1,0 +1,37 @@
+"""An engine of a version, apart from any server: for a gate, which asks it before it is served."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rwml_trainer.serving.engine import Engine
+from rwml_trainer.serving.fleet import ENGINE_GRACE_S, StartEngine
+from rwml_trainer.serving.folders import check_model_folder
+from rwml_trainer.serving.registry import Version, check_unchanged
+
+START_TIMEOUT_S = 600.0
+"""As long as a server gives its engines."""
+
+
+@contextmanager
+def engine_of(version: Version, start_engine: StartEngine) -> Iterator[Engine]:
+    """An engine on loopback that is up; it ends with the block.
+
+    Raises:
+        ModelError: the weights are not those that were added, or the folder is unsafe.
+        ServingError: it did not come up.
+    """
+    check_unchanged(version)
+    folder = Path(version.folder)
+    check_model_folder(folder)
+    with tempfile.TemporaryDirectory(prefix="rwml-gate-") as work:
+        engine = start_engine(folder, Path(work))
+        try:
+            engine.wait(time.monotonic() + START_TIMEOUT_S)
+            yield engine
+        finally:
+            engine.process.stop(ENGINE_GRACE_S)
