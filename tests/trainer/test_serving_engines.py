@@ -19,8 +19,11 @@ import pytest
 
 pytest.importorskip("peft")
 pytest.importorskip("httpx")
+pytest.importorskip("litellm")
+pytest.importorskip("prisma")
 
 import httpx
+from tests.trainer.served_stub import ask, text, until
 from tests.trainer.test_serving_registry import version
 
 from rwml.errors import ModelError, ServingError, UsageError
@@ -29,6 +32,7 @@ from rwml_trainer.serving.engine_choice import EngineOptions, choose_engine
 from rwml_trainer.serving.external_engine import MISSED, find_external, list_models, watch
 from rwml_trainer.serving.process import free_port
 from rwml_trainer.serving.registry import Registry, Version
+from rwml_trainer.serving.server import serve
 from rwml_trainer.serving.versions import add_version
 from rwml_trainer.serving.vllm_engine import MODULE, RUNTIME_LORA, SWITCHED_OFF, TOOL_PARSERS, Vllm
 from rwml_trainer.serving.vllm_lora import VllmLora
@@ -196,6 +200,39 @@ def test_a_shared_vllm_that_died_is_started_anew(
             dead.process.stop()
             with started(shared.start(known, tmp_path / known.id)) as engine:
                 assert _said(engine)
+
+
+def test_a_shared_vllm_comes_back_and_is_promoted_behind_the_gateway(
+    vllm: Vllm, versions: list[Version], tmp_path: Path
+) -> None:
+    runs = [Path(each.source) for each in versions]
+    start = VllmLora(vllm).start
+    with serve(
+        runs[0], name="world@1", out=tmp_path, start_engine=start, engine_key=vllm.key
+    ) as served:
+        adapters = [str(tmp_path / "engines" / each.id / "adapter") for each in versions]
+        assert text(ask(served)) == adapters[0]
+        assert text(ask(served, n=2)) == adapters[0], "vLLM's table counts"
+        crashed = served.processes[0]
+        os.kill(crashed.pid, signal.SIGKILL)
+        crashed.wait(20)
+
+        def is_back() -> bool:
+            served.attend()
+            return ask(served).status_code == 200
+
+        until(is_back)
+        assert text(ask(served)) == adapters[0]
+        registry = Registry(tmp_path)
+        add_version(registry, runs[1], name="world@2")
+        registry.order("promote", "world@2")
+        process = served.processes[0]
+        served.attend()
+        assert text(ask(served)) == adapters[1]
+        until(lambda: served.attend() or len(served.fleet.engines) == 1)
+        assert served.processes[0].pid == process.pid
+        assert not served.processes[0].has_ended
+    assert process.has_ended
 
 
 def test_an_adapter_that_changed_is_not_loaded(

@@ -31,7 +31,9 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200 if loaded.pop(body["lora_name"], None) else 404, {})
         elif body["model"] in (option("--served-model-name"), *loaded):
             message = {"role": "assistant", "content": loaded.get(body["model"], "")}
-            self.reply(200, {"choices": [{"index": 0, "message": message}]})
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            kept = {"object": "chat.completion", "id": "1", "created": 1, "model": body["model"]}
+            self.reply(200, {**kept, "choices": [choice]})
         else:
             self.reply(404, {})
 

@@ -188,7 +188,7 @@ def test_a_response_format_is_kept_to(served: Served) -> None:
 def calls(runs: list[Path]) -> dict[str, Any]:
     """Fields of a tool call by a random model, which would write space for ever where it may."""
     tokenizer = load_tokenizer(read_run(runs[0]).base_model)
-    pieces = {str(token): tokenizer.decode([token]) for token in range(len(tokenizer))}
+    pieces = {str(token): str(tokenizer.decode([token])) for token in range(len(tokenizer))}
     no_space = {token: -100 for token, piece in pieces.items() if re.search(r"\s", piece)}
     return {"tools": TOOLS, "tool_choice": PAINT, "max_tokens": 96, "logit_bias": no_space}
 
