@@ -94,7 +94,7 @@ def pool(runs: Sequence[Path], against: Sequence[Path] = ()) -> dict[str, JsonVa
     if others:
         methods[AGAINST] = _method(AGAINST, "trained", others)
     trained = methods["trained"]
-    floor = max((methods[name] for name in TRIVIAL), key=lambda each: each.figures()["reward"])
+    floor = max((methods[name] for name in TRIVIAL), key=lambda each: sum(each.rewards))
     baselines = [methods[name] for name in ("warm_start", AGAINST, "base") if name in methods]
     return {
         "rows": len(trained.tasks),

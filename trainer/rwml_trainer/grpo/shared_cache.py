@@ -8,7 +8,7 @@ in float32, so that what differs from plain attention is rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -99,8 +99,9 @@ class SharedCache(Cache):
         if not mask.bool().all():
             unseen = torch.zeros(mask.shape, device=mask.device)
             unseen = unseen.masked_fill(mask == 0, float("-inf"))[:, None, None]
-        filled: Sequence[Any] = prompts.layers
-        super().__init__(layers=[SharedLayer(one.keys, one.values, unseen) for one in filled])
+        filled: Any = prompts.layers
+        layers: list[Any] = [SharedLayer(one.keys, one.values, unseen) for one in filled]
+        super().__init__(layers=layers)
 
 
 def can_share(model: Any) -> bool:

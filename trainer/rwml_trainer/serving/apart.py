@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rwml_trainer.serving.engine import Engine
-from rwml_trainer.serving.fleet import ENGINE_GRACE_S, StartEngine
+from rwml_trainer.serving.engine import Engine, StartEngine
 from rwml_trainer.serving.folders import check_model_folder
 from rwml_trainer.serving.registry import Version, check_unchanged
+from rwml_trainer.serving.starting import ENGINE_GRACE_S
 
 START_TIMEOUT_S = 600.0
 """As long as a server gives its engines."""
@@ -26,10 +26,9 @@ def engine_of(version: Version, start_engine: StartEngine) -> Iterator[Engine]:
         ServingError: it did not come up.
     """
     check_unchanged(version)
-    folder = Path(version.folder)
-    check_model_folder(folder)
+    check_model_folder(Path(version.folder))
     with tempfile.TemporaryDirectory(prefix="rwml-gate-") as work:
-        engine = start_engine(folder, Path(work))
+        engine = start_engine(version, Path(work))
         try:
             engine.wait(time.monotonic() + START_TIMEOUT_S)
             yield engine

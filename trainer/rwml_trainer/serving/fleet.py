@@ -33,6 +33,7 @@ from rwml_trainer.serving.registry import (
 )
 from rwml_trainer.serving.routing import Table, Target
 from rwml_trainer.serving.starting import ENGINE_GRACE_S, Started, Starter
+from rwml_trainer.serving.traffic import Report
 from rwml_trainer.serving.trials import How, Trial
 
 Notify = Callable[[str], None]
@@ -136,8 +137,8 @@ class Fleet:
     def attend(self) -> None:
         """One round: restarts what crashed, carries out orders, stops what nobody uses any more.
 
-        A candidate that fails is withdrawn. A gateway that does not answer is asked again in the
-        next round; until then no name moves.
+        A gateway that does not answer is asked again in the next round; until then no name moves.
+        A candidate that fails is withdrawn.
 
         Raises:
             ServingError: the gateway died, or an engine does not come back.
@@ -151,7 +152,6 @@ class Fleet:
         if not self._is_told:
             return
         try:
-            self._watch_traffic()
             for running in list(self._running.values()):
                 if running.state == "leaving":
                     self._let_go(running)
@@ -175,15 +175,13 @@ class Fleet:
         return Running(version, engine, findings)
 
     def _look_after(self) -> None:
-        """Restarts what crashed and takes back what is up again; waits for no engine.
-
-        A candidate that crashed is withdrawn instead.
-        """
+        """Restarts what crashed and takes back what is up again; waits for no engine."""
+        self._watch_traffic()
         for running in list(self._running.values()):
             if running.engine.process.has_ended and running.version.id not in self._restarts:
                 for name in self._candidates.of(running.version.id):
-                    how = f"its engine died ({running.engine.process.how_it_ended})"
-                    self._notify(self._withdraw(name, "crashed", how))
+                    why = f"its engine died ({running.engine.process.how_it_ended})"
+                    self._notify(self._withdraw(name, "crashed", why))
                 self._bring_back(running)
         for name, restart in list(self._restarts.items()):
             running = self._running.get(name)
@@ -296,12 +294,11 @@ class Fleet:
 
     def _forget(self, version: Version) -> None:
         del self._running[version.id]
-        self._is_told = False
-        self._tell()
+        self._tell(anew=True)
 
-    def _tell(self) -> None:
+    def _tell(self, *, anew: bool = False) -> None:
         """Tells the gateway what it does not know; where it is silent, with the next call."""
-        if not self._is_told:
+        if anew or not self._is_told:
             try:
                 self._publish()
             except GatewaySilentError as error:
@@ -337,8 +334,7 @@ class Fleet:
         told = self._swap(name, order)
         if name in self._candidates.tried:
             self._candidates.end(name, "promoted", "it was promoted", trial)
-            self._is_told = False
-            self._tell()
+            self._tell(anew=True)
         return told
 
     def _try(self, name: str, order: Order) -> str:
@@ -362,12 +358,7 @@ class Fleet:
             raise
         new.state = "ready"
         self._running[version.id] = new
-        try:
-            self._publish()
-        except GatewaySilentError as error:  # it may still hear of it, so the engine stays
-            self._note_silence(error)
-            self._withdraw(name, "ended", "the gateway does not answer")
-            raise
+        self._tell(anew=True)
         return (
             f"{version.id} ({new.findings}) answers {candidate.percent} of the conversations with "
             f"{name} that begin from now on, {current.version.id} the others"
@@ -375,8 +366,8 @@ class Fleet:
 
     def _watch_traffic(self) -> None:
         """Takes back candidates that are shown to fail more often, and keeps figures for `list`."""
-        if self._gateway is not None and self._candidates.is_report_due:
-            report = self._gateway.control.report()
+        report = self._report() if self._candidates.is_report_due else None
+        if report is not None:
             for name, why in self._candidates.failing(report).items():
                 self._notify(self._withdraw(name, "failing", why))
             self._candidates.keep(report)
@@ -387,16 +378,20 @@ class Fleet:
         running = self._running[version]
         running.state, running.leaving_since = "leaving", time.monotonic()
         self._candidates.end(name, how, why, trial)
-        self._is_told = False
-        self._tell()
+        self._tell(anew=True)
         return f"{version} is not tried any more: {why}; {name} is {self._aliases[name]}"
 
     def _trial(self, name: str) -> Trial | None:
-        """The figures of a name's trial; None where the gateway does not tell them."""
-        if self._gateway is None or name not in self._candidates.tried:
+        """The figures of a name's trial."""
+        report = self._report() if name in self._candidates.tried else None
+        return None if report is None else report.trials.get(name)
+
+    def _report(self) -> Report | None:
+        """What the gateway saw; None where it is silent."""
+        if self._gateway is None or not self._is_told:
             return None
         try:
-            return self._gateway.control.report().trials.get(name)
+            return self._gateway.control.report()
         except GatewaySilentError as error:
             self._note_silence(error)
             return None

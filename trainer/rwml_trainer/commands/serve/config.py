@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rwml.errors import UsageError
 from rwml_trainer.runs import Stage
+from rwml_trainer.serving.engine_choice import EngineKind
 
 
 class ServeConfig(BaseModel):
@@ -22,7 +23,8 @@ class ServeConfig(BaseModel):
 
     Attributes:
         runs: ``RUN``, ``RUN@STEP`` or model folders, relative to the file.
-        serving: folder of the server, relative to the file.
+        serving: folder of the server, relative to the file, as are `vllm_python`, `vllm_config` and
+            `engine_key_file`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -35,7 +37,19 @@ class ServeConfig(BaseModel):
     expose: tuple[str, ...] = Field(default=(), strict=False)
     serving: str | None = None
     store: str | None = None
+    engine: EngineKind | None = None
+    vllm_python: str | None = None
+    vllm_config: str | None = None
+    dtype: str | None = None
+    max_model_len: int | None = Field(default=None, ge=1)
+    tool_parser: str | None = None
+    load_lora: bool | None = None
     engine_url: str | None = None
+    engine_key_env: str | None = None
+    engine_key_file: str | None = None
+
+
+_PATHS = ("serving", "vllm_python", "vllm_config", "engine_key_file")
 
 
 def read_config(path: Path) -> ServeConfig:
@@ -55,10 +69,11 @@ def read_config(path: Path) -> ServeConfig:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} is no TOML file: {error}") from error
     folder = path.resolve().parent
+    paths = {name: getattr(config, name) for name in _PATHS}
     return config.model_copy(
         update={
             "runs": tuple(str(folder / run) for run in config.runs),
-            "serving": None if config.serving is None else str(folder / config.serving),
+            **{name: str(folder / path) for name, path in paths.items() if path is not None},
         }
     )
 
