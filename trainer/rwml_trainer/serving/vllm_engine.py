@@ -31,6 +31,9 @@ SWITCHED_OFF = (
     "VLLM_ALLOW_INSECURE_SERIALIZATION",
     "VLLM_SERVER_DEV_MODE",
 )
+# On a CPU vLLM pins its threads to cores that it counts by itself, so that the two engines of a
+# promotion would have the same ones, and the new one come up on what the busy one leaves.
+UNPINNED = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 SILENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
 # What a chat template tells the model to write around a call -> vLLM's parser of that (its page
 # "Tool Calling"); None where several parsers read nearly the same, and one has to be named. The
@@ -114,7 +117,7 @@ class Vllm:
 
     def _environment(self, switched_on: Mapping[str, str]) -> dict[str, str]:
         given = {name: value for name, value in os.environ.items() if name not in SWITCHED_OFF}
-        return {**PATIENT, **given, **QUIET, **SILENT, **switched_on, API_KEY: self.key}
+        return {**PATIENT, **UNPINNED, **given, **QUIET, **SILENT, **switched_on, API_KEY: self.key}
 
     def parser_for(self, version: Version) -> str | None:
         """Name of the parser that reads a model's tool calls; None for no tools.
