@@ -51,13 +51,15 @@ def ask(
 
 
 @contextmanager
-def traffic(served: Served, *, clients: int = 2, **fields: Any) -> Iterator[list[httpx.Response]]:
-    """Asks without a pause while the block runs; all answers are there after it."""
+def traffic(
+    served: Served, *, clients: int = 2, pause_s: float = 0.0, **fields: Any
+) -> Iterator[list[httpx.Response]]:
+    """Asks again and again while the block runs; all answers are there after it."""
     answers: list[httpx.Response] = []
     stop = threading.Event()
 
     def go_on() -> None:
-        while not stop.is_set():
+        while not stop.wait(pause_s):
             answers.append(ask(served, **fields))
 
     with ThreadPoolExecutor(clients) as pool:

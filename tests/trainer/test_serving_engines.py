@@ -109,7 +109,7 @@ def _after(words: list[str], option: str) -> str:
     return words[words.index(option) + 1]
 
 
-@pytest.mark.parametrize(("mark", "parser"), TOOL_PARSERS)
+@pytest.mark.parametrize(("mark", "parser"), [known for known in TOOL_PARSERS if known[1]])
 def test_the_parser_of_tool_calls_is_told_by_the_template(
     vllm: Vllm, tiny: Version, tmp_path: Path, mark: str, parser: str
 ) -> None:
@@ -120,10 +120,11 @@ def test_the_parser_of_tool_calls_is_told_by_the_template(
     assert vllm.parser_for(hides) is None
 
 
-def test_a_template_that_says_nothing_about_calls_needs_a_word(
-    environment: Path, vllm: Vllm, tiny: Version, tmp_path: Path
+@pytest.mark.parametrize("mark", ["", "<arg_key> <tool_call>"])
+def test_a_template_that_leaves_the_parser_open_needs_a_word(
+    environment: Path, vllm: Vllm, tiny: Version, tmp_path: Path, mark: str
 ) -> None:
-    shows = with_template(tiny, tmp_path, "{{ tools }}")
+    shows = with_template(tiny, tmp_path, f"{{{{ tools }}}} {mark}")
     with pytest.raises(UsageError, match=r"name it by --tool-parser, or --tool-parser none"):
         vllm.start(shows, tmp_path / "work")
     for parser, tools in (("pythonic", True), ("none", False)):

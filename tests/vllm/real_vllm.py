@@ -60,6 +60,8 @@ SPELLS = {
     "frequency_penalty": 2,
 }
 """Has the random model write letters in turn, where it would write broken UTF-8."""
+PAUSE_S = 0.1
+"""Of each of two clients between requests: 20 a second at most, as in `promote_dropped`."""
 LEFT_TO_THE_OTHERS = {"messages", "model", "stream", "stream_options", "user"}
 """Fields that every test here sends, or that are LiteLLM's matter."""
 
@@ -303,7 +305,8 @@ def first_logprob(served: Served) -> float:
 def promote(served: Served, version: str) -> list[httpx.Response]:
     """What clients were answered while a name moved."""
     registry = Registry(served.key_file.parent)
-    with traffic(served, timeout_s=TIMEOUT_S, temperature=0, max_tokens=8) as answers:
+    asked: dict[str, Any] = {"timeout_s": TIMEOUT_S, "temperature": 0, "max_tokens": 8}
+    with traffic(served, pause_s=PAUSE_S, **asked) as answers:
         registry.order("promote", version)
         served.attend()
         moved = len(answers)

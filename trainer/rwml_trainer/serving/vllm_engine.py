@@ -20,6 +20,7 @@ from rwml_trainer.serving.process import ServerProcess, free_port
 from rwml_trainer.serving.registry import Version
 
 MODULE = "vllm.entrypoints.openai.api_server"
+AUTO = "auto"
 NO_PARSER = "none"
 # They would open routes that load code or weights, take pickles, or replace our key.
 API_KEY = "VLLM_API_KEY"
@@ -30,17 +31,21 @@ SWITCHED_OFF = (
     "VLLM_ALLOW_INSECURE_SERIALIZATION",
     "VLLM_SERVER_DEV_MODE",
 )
+# On a CPU vLLM pins its threads to cores that it counts by itself, so that the two engines of a
+# promotion would have the same ones, and the new one come up on what the busy one leaves.
+UNPINNED = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 SILENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
 # What a chat template tells the model to write around a call -> vLLM's parser of that (its page
-# "Tool Calling"). The first that is found counts: GLM and Qwen3-Coder write <tool_call> too.
-TOOL_PARSERS = (
-    ("<arg_key>", "glm45"),
-    ("<function=", "qwen3_xml"),
+# "Tool Calling"); None where several parsers read nearly the same, and one has to be named. The
+# first that is found counts: GLM and Qwen3-Coder write <tool_call> too.
+TOOL_PARSERS: tuple[tuple[str, str | None], ...] = (
+    ("<arg_key>", None),  # GLM 4.5, GLM 4.7
+    ("<\uff5ctool\u2581calls\u2581begin\uff5c>", None),  # DeepSeek V3, V3.1
+    ("<function=", "qwen3_xml"),  # Qwen3-Coder
     ("<tool_call>", "hermes"),  # Qwen 2.5, Qwen 3, Hermes
     ("[TOOL_CALLS]", "mistral"),
     ("<|python_tag|>", "llama3_json"),
     ("<|tool_calls_section_begin|>", "kimi_k2"),
-    ("<\uff5ctool\u2581calls\u2581begin\uff5c>", "deepseek_v3"),
 )
 
 
@@ -60,7 +65,7 @@ class Vllm:
 
     python: Path
     key: str
-    dtype: str = "auto"
+    dtype: str = AUTO
     max_model_len: int | None = None
     tool_parser: str | None = None
     config: Path | None = None
@@ -100,8 +105,10 @@ class Vllm:
         if self.config is not None:
             words += ["--config", str(self.config.absolute())]
         words += ["--model", MODEL_LINK, "--served-model-name", name]
-        words += ["--host", HOST, "--port", str(port), "--dtype", self.dtype]
+        words += ["--host", HOST, "--port", str(port)]
         words += ["--no-trust-remote-code", "--load-format", "safetensors"]
+        if self.dtype != AUTO:  # else the file may say it
+            words += ["--dtype", self.dtype]
         if self.max_model_len is not None:
             words += ["--max-model-len", str(self.max_model_len)]
         if parser is not None:
@@ -110,7 +117,7 @@ class Vllm:
 
     def _environment(self, switched_on: Mapping[str, str]) -> dict[str, str]:
         given = {name: value for name, value in os.environ.items() if name not in SWITCHED_OFF}
-        return {**PATIENT, **given, **QUIET, **SILENT, **switched_on, API_KEY: self.key}
+        return {**PATIENT, **UNPINNED, **given, **QUIET, **SILENT, **switched_on, API_KEY: self.key}
 
     def parser_for(self, version: Version) -> str | None:
         """Name of the parser that reads a model's tool calls; None for no tools.
