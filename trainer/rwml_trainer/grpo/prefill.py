@@ -6,7 +6,7 @@ What is sampled is what transformers' own `generate` samples, up to rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -97,7 +97,7 @@ def _is_proven(
             return output.logits[:, -1]
 
         copied = DynamicCache(config=model.config.get_text_config())
-        layers: Sequence[Any] = prompts.layers
+        layers: Any = prompts.layers
         for number, layer in enumerate(layers):
             keys, values = (each.repeat_interleave(group, 0) for each in (layer.keys, layer.values))
             copied.update(keys, values, number)
