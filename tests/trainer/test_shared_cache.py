@@ -144,13 +144,16 @@ def test_sliding_layers_get_copies(caches: list[SharedCache]) -> None:
     assert not caches
 
 
-def test_a_model_that_would_answer_otherwise_gets_copies(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("fault", ["another answer", "an error"])
+def test_a_model_that_cannot_gets_copies(
+    fault: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = FAMILIES["llama"]().eval()
     actual = prefill.SharedCache
 
     def wrong(*args: Any) -> SharedCache:
+        if fault == "an error":
+            raise TypeError("no such layer")
         cache = actual(*args)
         for layer in cache.layers:
             layer.prompt_values = layer.prompt_values.flip(-2)  # type: ignore[attr-defined]

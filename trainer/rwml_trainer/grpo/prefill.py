@@ -103,16 +103,22 @@ def _is_proven(
             copied.update(keys, values, number)
         with torch.no_grad():
             plain = score(copied)
-            shared = SharedCache(prompts, mask[::group, :-1])
-            with decoding(inner, shared):
-                ours = score(shared)
+            try:
+                shared = SharedCache(prompts, mask[::group, :-1])
+                with decoding(inner, shared):
+                    ours = score(shared)
+            except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+                return _copies_from_now_on(inner, f"it cannot decode from one ({error})")
         tolerance = TOLERANCES.get(plain.dtype, EXACT)
         plain, ours = (scores.float().log_softmax(dim=-1) for scores in (plain, ours))
         gap = (ours - plain).abs().mean() / plain.abs().mean()
-        _PROVEN[inner] = bool(gap <= tolerance)
-        if not _PROVEN[inner]:
-            say(
-                f"each completion copies its prompt's cache, which is slower: decoding from one "
-                f"differs by {gap:.1e}"
-            )
+        if not gap <= tolerance:  # NaN too
+            return _copies_from_now_on(inner, f"decoding from one differs by {gap:.1e}")
+        _PROVEN[inner] = True
     return _PROVEN[inner]
+
+
+def _copies_from_now_on(inner: Any, reason: str) -> bool:
+    _PROVEN[inner] = False
+    say(f"each completion copies its prompt's cache, which is slower: {reason}")
+    return False
