@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.trainer.test_serving_registry import NOW, version
 
+from rwml_trainer.serving.control import GatewaySilentError
 from rwml_trainer.serving.fleet import Fleet, Running
 from rwml_trainer.serving.registry import Order, Registry
 from rwml_trainer.serving.trials import Candidate, Ended
@@ -90,6 +91,24 @@ def test_a_registry_that_cannot_be_written_moves_nothing(registry: Registry) -> 
     assert fleet._running.keys() == {"world@1"}
     assert fleet._running["world@1"].state == "ready"
     assert new.is_stopped
+
+
+def test_a_share_that_the_gateway_never_heard_of_is_taken_back(registry: Registry) -> None:
+    fleet, _ = fleet_of(registry, 1)
+    new: Any = Engine()
+    fleet._start_and_check = lambda wanted: Running(wanted, new)
+
+    def is_silent() -> None:
+        raise GatewaySilentError("the gateway does not answer")
+
+    fleet._publish = is_silent
+    fleet._carry_out("world", registry.order("canary", "world@2", share=0.1))
+    alias = registry.read().aliases["world"]
+    assert alias.outcome is not None
+    assert (alias.outcome.ok, alias.candidate, alias.current) == (False, None, "world@1")
+    assert "is not tried: the gateway does not answer" in alias.outcome.message
+    assert not fleet._candidates.tried
+    assert fleet._running["world@2"].state == "leaving", "it may hear of it yet"
 
 
 TRIED = Candidate(version="world@2", share=0.05, trial="t", since=NOW)

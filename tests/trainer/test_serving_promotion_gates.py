@@ -193,6 +193,7 @@ def call(arguments: str, name: str = "get_order") -> dict[str, Any]:
         ({"tool_calls": [call("{")]}, False),
         ({"tool_calls": [call('{"order_id": "W1"}', "drop_table")]}, False),
         ({"tool_calls": [call("[" * 100_000)]}, False),
+        ({"tool_calls": [call('{"order_id": "W1", "more": NaN}')]}, False),
         ({"tool_calls": [{}]}, False),
         ({"tool_calls": [None]}, False),
         ({"tool_calls": []}, False),
@@ -206,7 +207,12 @@ def test_a_call_fits_the_schema_of_its_tool(message: dict[str, Any], valid: bool
 
 
 def test_a_recorded_schema_is_checked_and_nothing_of_it_is_fetched() -> None:
-    assert _validators([Tool(name="t", parameters={"type": "no such"})]) is None
+    for schema in ({"type": "no such"}, {"$schema": 5}, {"$schema": ["x"]}):
+        assert _validators([Tool(name="t", parameters=schema)]) is None
+    steps = {"properties": {"a": {"multipleOf": 0.01}}}
+    validators = _validators([Tool(name="t", parameters=steps)])
+    assert validators is not None
+    assert not is_valid({"tool_calls": [call('{"a": 1e999}', "t")]}, validators)
     elsewhere = Tool(name="t", parameters={"$ref": "http://127.0.0.1:1/schema.json"})
     validators = _validators([elsewhere])
     assert validators is not None

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from rwml.cli.endpoints import NO_KEY
 from rwml.demo.stages import run_json
 from rwml.environments import comparing
-from rwml.errors import UsageError
+from rwml.errors import ServingError, UsageError
 from rwml.files import make_private
 from rwml_trainer.serving.apart import engine_of
 from rwml_trainer.serving.engine import start_transformers
@@ -61,14 +61,19 @@ def compare_agents(
     out = folder.resolve() / GATES / f"{candidate.id}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     make_private(out)
     key = out / KEY  # no key of the user's goes to an engine
-    key.write_text(NO_KEY, encoding="utf-8")
     limit = [] if tasks is None else ["--tasks", str(tasks)]
     reports = {}
     for side, version in (("current", current), ("candidate", candidate)):
         with engine_of(version, start_engine or start_transformers) as engine:
+            key.write_text(engine.key or NO_KEY, encoding="utf-8")
             model = ["--model", f"openai/{engine.model}", "--api-base", engine.url]
             where = ["--api-key-file", str(key), "--out", str(out / side)]
             run_json(["eval", *words, *limit, *model, *where])
         reports[side] = comparing.read_report(out / side)
     compared = comparing.compare(reports["current"], reports["candidate"])
+    if compared["unpaired"]:
+        raise ServingError(
+            f"{compared['unpaired']} episodes broke off with one version and not with the other, "
+            f"which is no comparison: see the errors in {out}"
+        )
     return {**compared, "compared": [candidate.id, current.id], "results": str(out)}

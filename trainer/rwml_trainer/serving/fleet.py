@@ -359,6 +359,9 @@ class Fleet:
         new.state = "ready"
         self._running[version.id] = new
         self._tell(anew=True)
+        if not self._is_told:  # it may still hear of it, so the engine stays until then
+            self._withdraw(name, "ended", "the gateway does not answer")
+            raise GatewaySilentError(f"{version.id} is not tried: the gateway does not answer")
         return (
             f"{version.id} ({new.findings}) answers {candidate.percent} of the conversations with "
             f"{name} that begin from now on, {current.version.id} the others"

@@ -36,6 +36,8 @@ ROWS = 100
 """Recorded tool calls at most, where nothing else is asked for (ours)."""
 MAX_TOKENS = 512
 """Of an answer (ours): a call takes some dozens."""
+REFUSED = (400, 413, 422)
+"""Statuses by which an engine says that it does not take a prompt; others are its failures."""
 TIMEOUT_S = 300.0
 
 
@@ -129,11 +131,15 @@ def compare_tool_calls(
 
 
 def seen_share(*versions: Version) -> float:
-    """Share of the hash band that no version was trained on; all of it for model folders."""
+    """Share of the hash band that no version was trained on; all of it for model folders.
+
+    Raises:
+        ModelError: the run of a version is gone, which alone tells.
+    """
     shares = [
         runs.read_run(Path(version.source)).validation_share
         for version in versions
-        if version.stage is not None and (Path(version.source) / runs.MANIFEST).is_file()
+        if version.stage is not None
     ]
     return min(shares, default=1.0)
 
@@ -173,10 +179,20 @@ def is_valid(message: Mapping[str, Any], validators: Mapping[str, Validator]) ->
     try:
         for call in calls:
             function = call["function"]
-            validators[function["name"]].validate(json.loads(function["arguments"]))
-    except (ValidationError, Unresolvable, ValueError, LookupError, TypeError, RecursionError):
+            arguments = json.loads(function["arguments"], parse_constant=_refuse)
+            validators[function["name"]].validate(arguments)
+    except (ValidationError, Unresolvable, *_UNFIT):
         return False
     return bool(calls)
+
+
+_UNFIT = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a message or a schema of any shape may come to."""
+
+
+def _refuse(constant: str) -> None:
+    """NaN and Infinity, which Python reads, are no JSON."""
+    raise ValueError(constant)
 
 
 def _prompt(transition: Transition) -> Prompt | None:
@@ -200,10 +216,10 @@ def _validators(tools: Iterable[Tool]) -> dict[str, Validator] | None:
 
     made: dict[str, Validator] = {}
     for tool in tools:
-        kind: Any = validator_for(tool.parameters, default=Draft202012Validator)
         try:
+            kind: Any = validator_for(tool.parameters, default=Draft202012Validator)
             kind.check_schema(tool.parameters)
-        except SchemaError:
+        except (SchemaError, *_UNFIT):
             return None
         # An empty registry: by default a reference in a recorded schema would be fetched.
         made[tool.name] = kind({"type": "object", **tool.parameters}, registry=Registry())
@@ -237,6 +253,7 @@ def _ask(client: Any, engine: Engine, version: Version, prompt: Prompt) -> Any:
     try:
         return client.post(
             f"{engine.url}/chat/completions",
+            headers={"Authorization": f"Bearer {engine.key}"} if engine.key else {},
             json={"model": engine.model, "max_tokens": MAX_TOKENS, "temperature": 0, **body},
             timeout=TIMEOUT_S,
         )
@@ -246,7 +263,7 @@ def _ask(client: Any, engine: Engine, version: Version, prompt: Prompt) -> Any:
 
 
 def _message(answer: Any, version: Version, prompt: Prompt) -> Mapping[str, Any] | None:
-    if 400 <= answer.status_code < 500:
+    if answer.status_code in REFUSED:
         return None
     try:
         message = answer.json()["choices"][0]["message"]
