@@ -105,6 +105,19 @@ def test_another_method_is_compared_as_a_mean(tmp_path: Path) -> None:
     assert pair["by_seed"] is None, "their seeds are no pairs"
 
 
+def test_a_seed_counts_once_and_old_figures_do_not(tmp_path: Path) -> None:
+    one = make_run(tmp_path / "a", 0, rewards(0.2, 0.5))
+    again = make_run(tmp_path / "b", 0, rewards(0.2, 0.5))
+    with pytest.raises(UsageError, match=r"have one seed \(0\)"):
+        pool([one, again])
+    same = CliRunner().invoke(build_app(), ["eval", "seeds", str(one), f"{one}/../a"])
+    assert isinstance(same.exception, UsageError)
+    stale = one / "eval" / "warm_start.jsonl"
+    stale.write_text("".join(f"{line}\n" for line in stale.read_text().splitlines()[:5]))
+    with pytest.raises(ModelError, match=r"warm_start of .* was evaluated on other rows"):
+        pool([one])
+
+
 def test_what_cannot_be_pooled_is_refused(tmp_path: Path) -> None:
     one = make_run(tmp_path / "a", 0, rewards(0.2, 0.5))
     with pytest.raises(ModelError, match="no finished run"):

@@ -60,6 +60,13 @@ def test_what_it_cannot_do_is_refused_by_name(field, value):
     assert refused.value.field == field
 
 
+@pytest.mark.parametrize("value", [0, 17, 10**6, 1.5, True, "2"])
+def test_one_request_gets_few_answers(value):
+    with pytest.raises(BadRequestError, match="'n' is a number from 1 to 16"):
+        fitted(engine="vllm", n=value)
+    assert fitted(engine="vllm", n=16)["n"] == 16
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -207,9 +207,10 @@ def test_a_call_fits_the_schema_of_its_tool(message: dict[str, Any], valid: bool
 
 
 def test_a_recorded_schema_is_checked_and_nothing_of_it_is_fetched() -> None:
-    for schema in ({"type": "no such"}, {"$schema": 5}, {"$schema": ["x"]}):
+    schemas: list[dict[str, Any]] = [{"type": "no such"}, {"$schema": 5}, {"$schema": ["x"]}]
+    for schema in schemas:
         assert _validators([Tool(name="t", parameters=schema)]) is None
-    steps = {"properties": {"a": {"multipleOf": 0.01}}}
+    steps: dict[str, Any] = {"properties": {"a": {"multipleOf": 0.01}}}
     validators = _validators([Tool(name="t", parameters=steps)])
     assert validators is not None
     assert not is_valid({"tool_calls": [call('{"a": 1e999}', "t")]}, validators)

@@ -7,6 +7,8 @@ import torch
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
@@ -141,6 +143,12 @@ def test_bfloat16_differs_by_rounding_only() -> None:
 
 def test_sliding_layers_get_copies(caches: list[SharedCache]) -> None:
     check(gemma().eval(), prompts(3, 3))
+    assert not caches
+
+
+def test_layers_without_keys_and_values_go_the_plain_way(caches: list[SharedCache]) -> None:
+    config = Lfm2Config(**SHAPE, layer_types=["conv", "full_attention", "conv"])
+    check(Lfm2ForCausalLM(config).eval(), prompts(3, 3))
     assert not caches
 
 

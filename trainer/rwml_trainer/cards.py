@@ -123,10 +123,12 @@ def model_card(run: Run, *, stage: Stage, weights_sha256: str, results: Results 
         library_name="transformers",
         license=licence,
         pipeline_tag="text-generation",
-        tags=["rwml", "world-model", *(["grpo"] if stage == "trained" else [])],
+        tags=["rwml", "world-model", *(["grpo"] if stage == "trained" and run.steps else [])],
     )
     what = "LoRA adapter, merged" if run.weights == "lora" else "all weights"
     how = f"{run.steps} steps of GRPO" if stage == "trained" else "WM SFT, before GRPO"
+    if not run.steps:
+        how = "WM SFT alone"
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {_text(run.name)}",

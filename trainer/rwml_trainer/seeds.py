@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from rwml.errors import DatasetError, ModelError
+from rwml.errors import DatasetError, ModelError, UsageError
 from rwml.statistics import clustered_bootstrap, mean_and_deviation, verdict
 from rwml_trainer.runs import read_run
 from rwml_trainer.trivial_predictors import TRIVIAL
@@ -80,11 +80,14 @@ def pool(runs: Sequence[Path], against: Sequence[Path] = ()) -> dict[str, JsonVa
     Raises:
         ModelError: a folder is no finished run, or has not been evaluated.
         DatasetError: the runs were not evaluated on the same rows.
+        UsageError: two runs of a method have the same seed.
     """
     read = [_Evaluation(run) for run in runs]
     others = [_Evaluation(run) for run in against]
     for evaluation in (*read[1:], *others):
         read[0].check_rows(evaluation)
+    for method in (read, others):
+        _check_seeds(method)
     names = [*TRIVIAL, *_MODELS]
     methods = {
         name: _method(name, name, read[:1] if name in _SEEDLESS else read)
@@ -221,7 +224,13 @@ class _Evaluation:
         if not self.has(predictor):
             raise ModelError(f"{self.run} was evaluated without {predictor}: evaluate it again")
         found: dict[str, list[float]] = {name: [] for name in sorted(self.tasks)}
-        for line in self._lines(predictor):
+        lines = self._lines(predictor)
+        if {line["id"]: line["next_state"] for line in lines} != self.states:
+            raise ModelError(
+                f"{predictor} of {self.run} was evaluated on other rows than trained, earlier: "
+                f"evaluate it again"
+            )
+        for line in lines:
             found[line["id"]].append(line["reward"])
         return [sum(rewards) / len(rewards) for rewards in found.values()]
 
@@ -232,6 +241,18 @@ class _Evaluation:
             return [line for line in lines if line["task"] is not None]
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path} is not whole: evaluate {self.run} again") from error
+
+
+def _check_seeds(evaluations: Sequence[_Evaluation]) -> None:
+    """Refuses runs of one seed: they would make differences look smaller than they are."""
+    known: dict[Any, Path] = {}
+    for evaluation in evaluations:
+        if evaluation.seed in known:
+            raise UsageError(
+                f"{known[evaluation.seed]} and {evaluation.run} have one seed "
+                f"({evaluation.seed}): one of them is enough"
+            )
+        known[evaluation.seed] = evaluation.run
 
 
 def _method(name: str, predictor: str, evaluations: Sequence[_Evaluation]) -> Method:

@@ -38,8 +38,8 @@ def eval_seeds(
     """
     if out is not None:
         require("plot", "matplotlib")
-    both = set(runs) & set(against or ())
-    if both or len(set(runs)) < len(runs):
+    named = [run.resolve() for run in (*runs, *(against or ()))]
+    if len(set(named)) < len(named):
         raise UsageError("each run may be named once: seeds that are counted twice are no seeds")
     from rwml_trainer import seeds
 

@@ -121,8 +121,12 @@ def _print_run(run: Run, out: Path, *, as_json: bool) -> None:
             "seconds": run.seconds,
         },
         as_json=as_json,
-        text=f"{run.steps} GRPO steps in {run.seconds:.0f} s; reward by step: {rewards}; "
-        f"{'LoRA adapter' if run.weights == 'lora' else 'weights'} in {weights}",
+        text=(
+            f"{run.steps} GRPO steps in {run.seconds:.0f} s; reward by step: {rewards}; "
+            if run.steps
+            else f"WM SFT alone in {run.seconds:.0f} s; "
+        )
+        + f"{'LoRA adapter' if run.weights == 'lora' else 'weights'} in {weights}",
     )
 
 

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from rwml.cli.output import say
 from rwml_trainer.grpo.packing import runs_of_prompts
@@ -47,10 +48,13 @@ def shared_prefill(model: Any) -> Iterator[None]:
             return generate(*args, **kwargs)
         spans = runs_of_prompts(ids, mask)
         group = math.gcd(*(end - start for start, end in spans))
-        if group == 1 and not (can_share(inner) and ids.device.type == "cpu"):
+        shares = can_share(inner)
+        if group == 1 and not (shares and ids.device.type == "cpu"):
+            return generate(*args, **kwargs)
+        if not (shares or _keeps_tokens(inner)):
             return generate(*args, **kwargs)
         prompts = _fill(model, ids[::group], mask[::group])
-        if not (can_share(inner) and _is_proven(model, inner, prompts, ids, mask, group)):
+        if not (shares and _is_proven(model, inner, prompts, ids, mask, group)):
             prompts.batch_repeat_interleave(group)
             return generate(*args, **kwargs | {"past_key_values": prompts})
         cache = SharedCache(prompts, mask[::group, :-1])
@@ -62,6 +66,13 @@ def shared_prefill(model: Any) -> Iterator[None]:
         yield
     finally:
         del model.generate  # the class's own shows again
+
+
+def _keeps_tokens(inner: Any) -> bool:
+    """Whether every layer's cache is keys and values, which can be copied to other rows."""
+    config = inner.config.get_text_config()
+    layers: Any = DynamicCache(config=config).layers
+    return all(isinstance(layer, DynamicLayer) for layer in layers)
 
 
 def _fill(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache:

@@ -48,6 +48,10 @@ CANNOT: Mapping[EngineName, Mapping[str, tuple[JsonValue, ...]]] = {
 """By engine: the fields that it cannot do, each with the values that ask for nothing."""
 
 
+MOST_ANSWERS = 16
+"""To one request (ours): a key's rate counts requests, and vLLM would draw 16,384."""
+
+
 def fit(
     request: Mapping[str, JsonValue], *, engine: EngineName, tools: bool
 ) -> dict[str, JsonValue]:
@@ -75,6 +79,8 @@ def fit(
                 )
         elif field == "logit_bias" and engine == "transformers":
             kept[field] = _as_floats(value)
+        elif field == "n" and field not in cannot and not _is_few(value):
+            raise BadRequestError(f"'n' is a number from 1 to {MOST_ANSWERS}", field)
         elif field not in cannot:
             kept[field] = value
         elif not _is_one_of(value, cannot[field]):
@@ -85,6 +91,10 @@ def fit(
 def can_do(engine: EngineName) -> frozenset[str]:
     """The fields that have their effect."""
     return FIELDS - CANNOT[engine].keys()
+
+
+def _is_few(value: JsonValue) -> bool:
+    return type(value) is int and 1 <= value <= MOST_ANSWERS
 
 
 def _as_floats(value: JsonValue) -> dict[str, JsonValue]:
