@@ -282,7 +282,7 @@ def test_an_unknown_one_is_no_command(rwml: Command) -> None:
     code, _, err = rwml("eval", "moon")
     assert code == 2
     assert err == (
-        "rwml: no environment 'moon': use one of doctor, gone, toy, world, or name a factory as "
+        "rwml: no environment 'moon': use one of doctor, gone, seeds, toy, world, or name a factory as "
         "module:factory\n"
     )
     assert "No such option" in rwml("eval", "--moon")[2]
