@@ -282,8 +282,8 @@ def test_an_unknown_one_is_no_command(rwml: Command) -> None:
     code, _, err = rwml("eval", "moon")
     assert code == 2
     assert err == (
-        "rwml: no environment 'moon': use one of doctor, gone, seeds, toy, world, or name a factory "
-        "as module:factory\n"
+        "rwml: no environment 'moon': use one of doctor, gone, seeds, toy, world, or name a "
+        "factory as module:factory\n"
     )
     assert "No such option" in rwml("eval", "--moon")[2]
 
