@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from rwml import open_store
+from rwml.cli.periods import read_time
 from rwml.errors import DatasetError, UsageError
 from rwml.testing import make_trajectory
-from rwml_trainer.dataset.selecting import Selection, read_moment
+from rwml_trainer.dataset.selecting import Selection
 
 MODELS = ("world@1", "world@2", "gpt-4.1")
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -109,9 +110,9 @@ def test_a_dataset_says_what_it_was_built_from(
     ],
 )
 def test_moments(text: str | None, moment: datetime | None) -> None:
-    assert read_moment(text) == moment
+    assert read_time(text) == moment
 
 
 def test_what_is_no_moment_is_refused() -> None:
-    with pytest.raises(UsageError, match="no moment: write"):
-        read_moment("yesterday")
+    with pytest.raises(UsageError, match="a time looks like"):
+        read_time("yesterday")

@@ -345,6 +345,16 @@ def test_what_an_engine_elsewhere_is(owner: str, given: Any, kind: str) -> None:
     assert (found.kind, found.url) == (kind, url)
 
 
+@pytest.mark.parametrize(("parser", "tools"), [(None, True), ("none", False)])
+def test_an_engine_elsewhere_may_read_no_tool_calls(parser: Any, tools: bool) -> None:
+    with listing(200, {"data": [{"id": "world@1", "owned_by": "vllm"}]}) as url:
+        choice = choose_engine(EngineOptions(engine_url=url, tool_parser=parser))
+        start: Any = choice.start
+        assert start.__self__.tools is tools
+        with pytest.raises(UsageError, match="tool-parser is for vLLM that is started here"):
+            choose_engine(EngineOptions(engine_url=url, tool_parser="hermes"))
+
+
 def test_an_engine_elsewhere_that_says_no_is_told(tmp_path: Path) -> None:
     with (
         listing(401, {}) as url,

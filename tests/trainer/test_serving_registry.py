@@ -93,6 +93,14 @@ def test_impossible_orders_are_refused(
     assert registry.path.read_text() == before
 
 
+def test_what_gates_found_counts_for_the_version_they_compared_with(registry: Registry) -> None:
+    registry.move(version(3))  # while the gates ran
+    with pytest.raises(UsageError, match=r"world is world@3 by now, and world@2 was compared with"):
+        registry.order("promote", "world@2", compared_with="world@1")
+    order = registry.order("promote", "world@2", asked_at=NOW, compared_with="world@3")
+    assert order.asked_at == NOW, "what was withdrawn since then stays withdrawn"
+
+
 def test_a_file_of_somebody_else_is_left_alone(registry: Registry) -> None:
     registry.path.write_text("{}x")
     with pytest.raises(ModelError, match="no registry"):

@@ -29,4 +29,4 @@ def read_time(text: str | None) -> datetime | None:
         raise UsageError(
             f"a time looks like 2026-11-01 or 2026-11-01T08:00, not {text!r}"
         ) from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)

@@ -19,6 +19,7 @@ from rwml.cli.output import (
     stdout_to_stderr,
     track,
 )
+from rwml.cli.periods import read_time
 from rwml.errors import UsageError
 from rwml.extras import require
 from rwml.files import write_json
@@ -72,10 +73,10 @@ def build(
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: name a folder")
     filters = settings.filter.enabled and not no_filter
-    from rwml_trainer.dataset.selecting import Selection, read_moment
+    from rwml_trainer.dataset.selecting import Selection
 
     selection = Selection(
-        model=from_model, tenant=tenant, since=read_moment(since), until=read_moment(until)
+        model=from_model, tenant=tenant, since=read_time(since), until=read_time(until)
     )
     with open_store(store, create=False) as opened, stdout_to_stderr():
         manifest, figures = _build(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from rwml.errors import UsageError
 from rwml.schema import Transition
 
 
@@ -44,20 +43,3 @@ class Selection(BaseModel):
             (self.since is not None and moment < self.since)
             or (self.until is not None and moment >= self.until)
         )
-
-
-def read_moment(text: str | None) -> datetime | None:
-    """A moment in ISO 8601; without a time zone it is in UTC.
-
-    Raises:
-        UsageError: it is none.
-    """
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(
-            f"{text!r} is no moment: write 2026-11-27 or 2026-11-27T18:30:00Z"
-        ) from error
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

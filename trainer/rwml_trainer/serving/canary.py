@@ -103,6 +103,12 @@ def _ask(engine: Engine, version: Version, request: dict[str, Any]) -> dict[str,
         )
         answer.raise_for_status()
         message = answer.json()["choices"][0]["message"]
+    except httpx.HTTPStatusError as error:
+        raise CanaryError(
+            f"{version.id} fails its canary check: its engine answers "
+            f"{error.response.status_code}: {' '.join(error.response.text.split())[:300]} "
+            f"(log: {engine.process.log})"
+        ) from error
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
         raise CanaryError(
             f"{version.id} fails its canary check: {error} (log: {engine.process.log})"

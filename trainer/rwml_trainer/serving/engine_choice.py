@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -74,10 +74,12 @@ def choose_engine(options: EngineOptions) -> EngineChoice:
         ServingError: there is no engine at their URL.
     """
     if options.engine_url is not None:
-        _refuse_vllm_options(options, "an engine at --engine-url is started by somebody else")
+        tools = options.tool_parser != "none"  # the one thing that can be said of its tools
+        told = options if tools else options.model_copy(update={"tool_parser": None})
+        _refuse_vllm_options(told, "an engine at --engine-url is started by somebody else")
         key = _read_key(options)
         found = find_external(options.engine_url, key=key, kind=options.engine)
-        return EngineChoice(found.start, found.key)
+        return EngineChoice(replace(found, tools=tools).start, found.key)
     if options.engine_key_env is not None or options.engine_key_file is not None:
         raise UsageError("--engine-key-env and --engine-key-file are for --engine-url")
     if options.engine == "transformers" or (

@@ -40,11 +40,13 @@ class External:
         url: OpenAI-compatible base URL, ending in ``/v1``.
         key: bearer key that it asks for; None where it asks for none.
         kind: whose table of capabilities counts.
+        tools: whether it was started to read tool calls.
     """
 
     url: str
     key: str | None
     kind: EngineName
+    tools: bool = True
 
     def start(self, version: Version, work: Path) -> Engine:
         """Finds a version there, and begins to watch.
@@ -74,7 +76,7 @@ class External:
             folder=work,
             log=work / "engine.log",
         )
-        return Engine(self.kind, self.url, version.id, process, self.key)
+        return Engine(self.kind, self.url, version.id, process, self.key, tools=self.tools)
 
 
 def find_external(

@@ -24,13 +24,7 @@ from rwml_trainer.serving.control import GatewaySilentError
 from rwml_trainer.serving.engine import Engine, StartEngine, start_transformers
 from rwml_trainer.serving.gateway import Gateway
 from rwml_trainer.serving.process import POLL_S, ServerProcess
-from rwml_trainer.serving.registry import (
-    Order,
-    OrderKind,
-    Outcome,
-    Registry,
-    Version,
-)
+from rwml_trainer.serving.registry import Order, OrderKind, Outcome, Registry, Version
 from rwml_trainer.serving.routing import Table, Target
 from rwml_trainer.serving.starting import ENGINE_GRACE_S, Started, Starter
 from rwml_trainer.serving.traffic import Report

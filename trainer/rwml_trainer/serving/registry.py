@@ -190,6 +190,8 @@ class Registry:
         wanted: str,
         *,
         share: float | None = None,
+        asked_at: datetime | None = None,
+        compared_with: str | None = None,
     ) -> Order:
         """Asks the running server for another version.
 
@@ -198,10 +200,13 @@ class Registry:
                 end of its trial, if there is one, else the version before.
             wanted: the version's name; for a rollback the alias.
             share: of a canary's conversations.
+            asked_at: when it was decided, where it took gates until now: a version that was
+                withdrawn since then stays so.
+            compared_with: the version that gates compared it with; None without gates.
 
         Raises:
             UsageError: there is no such version or nothing to go back to, it is current already,
-                another one is tried, or another order waits.
+                another one is tried, another order waits, or the name moved during the gates.
         """
         with self._changing() as draft:
             name, version = _wanted(draft, kind, wanted)
@@ -218,12 +223,17 @@ class Registry:
                 )
             if alias.current == version:
                 raise UsageError(f"{name} is {version} already")
+            if compared_with is not None and alias.current != compared_with:
+                raise UsageError(
+                    f"{name} is {alias.current} by now, and {version} was compared with "
+                    f"{compared_with}: run the gates again"
+                )
             is_end = kind == "rollback" and tried is not None
             order = Order(
                 ticket=uuid.uuid4().hex,
                 kind="withdraw" if is_end else kind,
                 version=version,
-                asked_at=datetime.now(UTC),
+                asked_at=asked_at or datetime.now(UTC),
                 share=share,
             )
             draft.aliases[name] = alias.model_copy(update={"order": order})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,6 +109,8 @@ def promote(
         recipe=load_recipe(recipe, {"evaluation.rows": rows}),
     )
     figures: dict[str, Any] = {}
+    asked_at = datetime.now(UTC)
+    alias = registry.read().aliases.get(version.partition("@")[0])
     for name, found in gates.passed(registry, version):
         figures[name] = found
         if found["verdict"] == "worse":
@@ -115,8 +118,11 @@ def promote(
             emit({"ok": False, "message": text, **figures}, as_json=json, text=text)
             raise typer.Exit(1)
     kind = "promote" if share is None else "canary"
-    outcome = _follow(registry, registry.order(kind, version, share=share), timeout)
-    _report(outcome, json=json, gates=figures)
+    compared_with = alias.current if alias is not None and figures else None
+    order = registry.order(
+        kind, version, share=share, asked_at=asked_at, compared_with=compared_with
+    )
+    _report(_follow(registry, order, timeout), json=json, gates=figures)
 
 
 def rollback(
