@@ -1,5 +1,6 @@
 """The program: commands come from entry points, errors are one line and an exit code."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, entry_points, version
@@ -132,3 +133,15 @@ def test_version(
 ) -> None:
     assert run(monkeypatch, "--version") == 0
     assert capsys.readouterr() == (f"rwml {version('rwml')}\n", "")
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "True"), ("False", "False")])
+def test_no_command_asks_for_a_list_of_prices(
+    commands: None, monkeypatch: pytest.MonkeyPatch, given: str | None, used: str
+) -> None:
+    name, _ = app.LOCAL_PRICES
+    monkeypatch.setenv(name, given or "")
+    if given is None:
+        monkeypatch.delenv(name)
+    assert run(monkeypatch, "--version") == 0
+    assert os.environ[name] == used

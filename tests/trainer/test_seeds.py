@@ -1,6 +1,7 @@
 """Runs of several seeds as one result: means within rows, intervals over tasks."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from rwml.cli.app import build_app
 from rwml.errors import DatasetError, ModelError, UsageError
 from rwml_trainer.runs import Run, write_run
-from rwml_trainer.seeds import pool
+from rwml_trainer.seeds import pool, smoothed
 
 TASKS = 10
 ROWS = [f"trajectory-{number}/0/0" for number in range(2 * TASKS)]
@@ -19,7 +20,12 @@ CONSTANT = [0.1] * len(ROWS)
 
 
 def make_run(
-    folder: Path, seed: int, rewards: Mapping[str, Sequence[float]], *, state: str = "done"
+    folder: Path,
+    seed: int,
+    rewards: Mapping[str, Sequence[float]],
+    *,
+    state: str = "done",
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
     """A finished run with the predictions that ``rwml eval world`` writes."""
     (folder / "eval").mkdir(parents=True)
@@ -45,6 +51,7 @@ def make_run(
         ]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / "eval" / f"{name}.jsonl").write_text(text)
+    (folder / "eval" / "report.json").write_text(json.dumps({"settings": settings or {}}))
     return folder
 
 
@@ -128,6 +135,9 @@ def test_what_cannot_be_pooled_is_refused(tmp_path: Path) -> None:
     elsewhere = make_run(tmp_path / "b", 1, rewards(0.2, 0.5), state="other")
     with pytest.raises(DatasetError, match="were evaluated on other rows"):
         pool([one, elsewhere])
+    strict = make_run(tmp_path / "s", 1, rewards(0.2, 0.5), settings={"reward": {"tau_d": 0.1}})
+    with pytest.raises(DatasetError, match="with other settings of reward or sampling"):
+        pool([one, strict])
     with_less = rewards(0.2, 0.5)
     del with_less["warm_start"]
     less = make_run(tmp_path / "c", 1, with_less)
@@ -136,6 +146,15 @@ def test_what_cannot_be_pooled_is_refused(tmp_path: Path) -> None:
     (less / "eval" / "trained.jsonl").write_text('{"id": "x"')
     with pytest.raises(ModelError, match="is not whole"):
         pool([one, less])
+    (one / "eval" / "report.json").unlink()
+    with pytest.raises(ModelError, match="is missing or not whole"):
+        pool([one])
+
+
+def test_a_curve_keeps_the_places_of_its_steps() -> None:
+    curve = smoothed([None, 0.2, None, 0.4])
+    assert math.isnan(curve[0])
+    assert curve[1:] == pytest.approx([0.2, 0.2, 0.3])
 
 
 def test_the_command_draws_and_tells(tmp_path: Path) -> None:

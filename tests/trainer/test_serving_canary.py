@@ -8,8 +8,10 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -20,11 +22,13 @@ pytest.importorskip("prisma")
 
 from tests.trainer.served_stub import ask, serving, text, until
 from tests.trainer.stub_engine import FRAIL, MUTE, text_of
+from tests.trainer.test_serving_registry import version
 from typer.testing import CliRunner
 
 from rwml.cli.app import build_app
 from rwml.errors import UsageError
 from rwml_trainer.serving import candidates
+from rwml_trainer.serving.candidates import Candidates
 from rwml_trainer.serving.registry import Alias, Outcome, Registry
 from rwml_trainer.serving.server import Served, _drop_unfinished
 from rwml_trainer.serving.versions import add_version
@@ -209,6 +213,36 @@ def test_a_candidate_is_promoted(server: Server) -> None:
     assert alias.trial.how == "promoted"
 
 
+def test_an_end_that_cannot_be_written_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(tmp_path)
+    told: list[str] = []
+    for step in (1, 2):
+        registry.add(version(step))
+    registry.move(version(1))
+    candidates = Candidates(registry, notify=told.append)
+    candidates.begin("world", registry.order("canary", "world@2", share=0.5))
+    registry.settle("world", outcome("world@2"))
+    with monkeypatch.context() as patched:
+        patched.setattr(Registry, "end_trial", mock.Mock(side_effect=OSError("no space")))
+        candidates.end("world", "failing", "it fails", None)
+        candidates.write_ends()
+    assert [line for line in told if "not noted yet: no space" in line] == told != []
+    assert registry.read().aliases["world"].candidate is not None
+    candidates.write_ends()
+    alias = registry.read().aliases["world"]
+    assert (alias.candidate, alias.trial and alias.trial.why) == (None, "it fails")
+    candidates.begin("world", registry.order("canary", "world@2", share=0.25))
+    candidates.write_ends()
+    assert registry.read().aliases["world"].candidate is not None, "a new trial is not ended"
+
+
+def outcome(wanted: str) -> Outcome:
+    now = datetime.now(UTC)
+    return Outcome(ticket="t", version=wanted, ok=True, message="done", at=now)
+
+
 @pytest.mark.parametrize("share", ["0", "100%", "-5%", "x"])
 def test_a_share_is_a_part(tmp_path: Path, share: str) -> None:
     words = ["serve", "promote", "world@2", "--canary", share, "--serving", str(tmp_path)]
@@ -223,6 +257,11 @@ def test_a_trial_ends_with_its_server(server: Server, tmp_path: Path) -> None:
     copy = tmp_path / "serving"
     copy.mkdir()
     shutil.copy(server.registry.path, copy)
+    listed = CliRunner().invoke(build_app(), ["serve", "list", "--serving", str(copy)]).stdout
+    told = " ".join(listed.split())
+    assert "world@4 was tried on 50% of the conversations with world since" in told
+    assert "until the server ended" in told
+    assert "50% of world " not in told
     _drop_unfinished(Registry(copy))
     alias = Registry(copy).read().aliases["world"]
     assert alias.candidate is None

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -27,6 +28,7 @@ from tests.trainer.served_stub import ask, text, until
 from tests.trainer.test_serving_registry import version
 
 from rwml.errors import ModelError, ServingError, UsageError
+from rwml_trainer.serving import vllm_lora
 from rwml_trainer.serving.engine import Engine, start_transformers
 from rwml_trainer.serving.engine_choice import EngineOptions, choose_engine
 from rwml_trainer.serving.external_engine import MISSED, find_external, list_models, watch
@@ -247,6 +249,50 @@ def test_an_adapter_that_changed_is_not_loaded(
             VllmLora(vllm).start(versions[0], tmp_path)
     finally:
         weights.write_bytes(kept)
+
+
+def test_an_adapter_that_was_copied_stays_when_the_run_changes(
+    vllm: Vllm, versions: list[Version], tmp_path: Path
+) -> None:
+    weights = Path(versions[0].source) / "lora_adapter/adapter_model.safetensors"
+    copy = tmp_path / "world@1" / "adapter" / weights.name
+    kept = weights.read_bytes()
+    with started(VllmLora(vllm).start(versions[0], tmp_path / "world@1")):
+        assert copy.read_bytes() == kept
+    try:
+        weights.write_bytes(kept[:-1])
+        with started(VllmLora(vllm).start(versions[0], tmp_path / "world@1")) as engine:
+            assert _said(engine)
+        copy.write_bytes(kept[:-1])
+        with pytest.raises(ModelError, match="is not the one that world@1 was made of"):
+            VllmLora(vllm).start(versions[0], tmp_path / "world@1")
+    finally:
+        weights.write_bytes(kept)
+    with started(VllmLora(vllm).start(versions[0], tmp_path / "world@1")):
+        assert copy.read_bytes() == kept
+    assert [path.name for path in copy.parent.parent.glob(".adapter-*")] == []
+
+
+def test_a_base_model_with_another_template_is_not_served(
+    vllm: Vllm, versions: list[Version], tmp_path: Path
+) -> None:
+    other = versions[0].model_copy(update={"template_sha256": "0" * 64})
+    with pytest.raises(ModelError, match=r"chat template in .* is not that of world@1"):
+        VllmLora(vllm).start(other, tmp_path / "world@1")
+
+
+def test_an_adapter_that_was_not_unloaded_is_loaded_over(
+    vllm: Vllm, versions: list[Version], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = VllmLora(vllm)
+    first, second = (shared.start(each, tmp_path / each.id) for each in versions)
+    with started(first), started(second):
+        with monkeypatch.context() as patched:
+            patched.setattr(vllm_lora, "tell", mock.Mock(side_effect=ServingError("busy")))
+            first.process.stop()
+        assert _said(first), "it is still there"
+        with started(shared.start(versions[0], tmp_path / "again")) as engine:
+            assert _said(engine) == str(tmp_path / "again" / "adapter")
 
 
 def test_what_is_no_lora_run_gets_a_vllm_of_its_own(

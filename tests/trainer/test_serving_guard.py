@@ -587,11 +587,18 @@ def test_fields_that_choose_more_than_the_completion_are_refused(field):
         b'{"model": "world", "messages": [], "logit_bias": {"1": -1e999}}',
         b"[" * 100_000,
         b'{"model": "world", "messages": [], "seed": ' + b"9" * 5000 + b"}",
+        b'{"model": "world", "messages": [], "seed": 9223372036854775808}',
+        b'{"model": "world", "messages": [], "max_tokens": -9223372036854775808}',
     ],
 )
 def test_bodies_that_make_no_sense_are_refused(body):
     with pytest.raises(BadRequestError):
         write(parse(body))
+
+
+def test_a_seed_may_be_as_large_as_an_engine_takes():
+    body = {"model": "world", "messages": [], "seed": 2**63 - 1}
+    assert parse(json.dumps(body).encode()) == body
 
 
 @pytest.mark.parametrize("content", [None, "hi", [], [{"type": "text", "text": "hi"}]])

@@ -118,11 +118,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield opened
 
 
-def test_a_version_that_calls_no_tool_is_worse(store: Any, models: dict[str, Version]) -> None:
+def test_a_version_that_calls_no_tool_is_worse(
+    store: Any, models: dict[str, Version], tmp_path: Path
+) -> None:
     found = compare_tool_calls(
         store,
         candidate=models["mumbler"],
         current=models[CALLER],
+        folder=tmp_path,
         rows=20,
         start_engine=start_stub,
     )
@@ -133,21 +136,30 @@ def test_a_version_that_calls_no_tool_is_worse(store: Any, models: dict[str, Ver
     assert found["tasks"] >= 8
 
 
-def test_an_engine_that_refuses_all_tells_nothing(store: Any, models: dict[str, Version]) -> None:
+def test_an_engine_that_refuses_all_tells_nothing(
+    store: Any, models: dict[str, Version], tmp_path: Path
+) -> None:
     with pytest.raises(ServingError, match=r"world@3 refuses every prompt: .*too long"):
         compare_tool_calls(
             store,
             candidate=models[CALLER],
             current=models[REFUSER],
+            folder=tmp_path,
             rows=2,
             start_engine=start_stub,
         )
+    logs = (tmp_path / "gates" / "engines").glob("world@3-*/engine.log")
+    assert [log.stat().st_mode & 0o077 for log in logs] == [0], "it stays, for us only"
 
 
-def test_without_tools_there_is_nothing_to_compare(store: Any, models: dict[str, Version]) -> None:
+def test_without_tools_there_is_nothing_to_compare(
+    store: Any, models: dict[str, Version], tmp_path: Path
+) -> None:
     plain = models["mumbler"].model_copy(update={"tools": False})
     with pytest.raises(UsageError, match="show no tools"):
-        compare_tool_calls(store, candidate=plain, current=plain, start_engine=start_stub)
+        compare_tool_calls(
+            store, candidate=plain, current=plain, folder=tmp_path, start_engine=start_stub
+        )
 
 
 def test_prompts_are_of_tool_calls_and_the_same_every_time(store: Any) -> None:

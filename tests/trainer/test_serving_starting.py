@@ -70,6 +70,21 @@ def test_an_engine_that_loads_while_the_server_ends_is_stopped(
     assert len(engines.started) == 2, "none is started again"
 
 
+def test_an_engine_of_somebody_else_is_asked_for_until_the_end(
+    tmp_path: Path, model: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "RESTARTS", 1)
+    monkeypatch.setattr(starting, "LONGEST_PAUSE_S", 0)
+    engines = Engines(DIES)
+    starter = starter_of(engines, tmp_path)
+    restart = starter.restart(model, without_end=True)
+    until(lambda: len(engines.started) > 2)
+    starter.close()
+    with pytest.raises(ServingError):
+        restart.result(30)
+    assert all(process.is_stopped for process in engines.started)
+
+
 def test_a_restart_gives_up_after_its_attempts(
     tmp_path: Path, model: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:

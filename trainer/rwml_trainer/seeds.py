@@ -9,6 +9,7 @@ gives means and deviations of three runs, app. B).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,7 @@ from rwml_trainer.trivial_predictors import TRIVIAL
 
 EVALUATION = "eval"
 """Folder inside a run that ``rwml eval world --out`` is told to write."""
+REPORT = "report.json"
 AGAINST = "against"
 """How the other method's trained models are called."""
 _MODELS = ("base", "warm_start", "trained")
@@ -79,7 +81,7 @@ def pool(runs: Sequence[Path], against: Sequence[Path] = ()) -> dict[str, JsonVa
 
     Raises:
         ModelError: a folder is no finished run, or has not been evaluated.
-        DatasetError: the runs were not evaluated on the same rows.
+        DatasetError: the runs were not evaluated on the same rows, with the same settings.
         UsageError: two runs of a method have the same seed.
     """
     read = [_Evaluation(run) for run in runs]
@@ -148,7 +150,7 @@ def draw_seeds(report: Mapping[str, Any], path: Path, *, against: str) -> None:
 
     with figure(path, width=13, height=4.6) as drawn:
         left, right = drawn.subplots(1, 2)
-        smooth = [_smooth(rewards) for rewards in report["curves"].values()]
+        smooth = [smoothed(rewards) for rewards in report["curves"].values()]
         for curve in smooth:
             left.plot(range(1, len(curve) + 1), curve, color="tab:blue", alpha=0.35, linewidth=1)
         mean = [sum(step) / len(step) for step in zip(*smooth, strict=False)]
@@ -182,11 +184,14 @@ WINDOW = 20
 """Steps of the running mean in the plot (ours); fewer at the start."""
 
 
-def _smooth(rewards: Sequence[float | None]) -> list[float]:
-    known = [reward for reward in rewards if reward is not None]
-    places = range(1, len(known) + 1)
-    windows = (known[max(0, place - WINDOW) : place] for place in places)
-    return [sum(window) / len(window) for window in windows]
+def smoothed(rewards: Sequence[float | None]) -> list[float]:
+    """The running mean at each step; NaN, which a plot leaves out, where nothing was scored."""
+    means = []
+    for place in range(1, len(rewards) + 1):
+        window = rewards[max(0, place - WINDOW) : place]
+        known = [reward for reward in window if reward is not None]
+        means.append(sum(known) / len(known) if known else math.nan)
+    return means
 
 
 class _Evaluation:
@@ -201,6 +206,7 @@ class _Evaluation:
                 f"{run} has not been evaluated: call 'rwml eval world DATASET --run {run} "
                 f"--out {self._folder}'"
             )
+        self.settings = self._read_settings()
         self.tasks: dict[str, str] = {}
         self.states: dict[str, str] = {}
         for line in self._lines("trained"):
@@ -218,6 +224,11 @@ class _Evaluation:
                 f"{self.run} and {other.run} were evaluated on other rows: evaluate both on one "
                 f"dataset with the same --rows"
             )
+        if self.settings != other.settings:
+            raise DatasetError(
+                f"{self.run} and {other.run} were evaluated with other settings of reward or "
+                f"sampling ({self._folder / REPORT}): evaluate both with one recipe"
+            )
 
     def rewards(self, predictor: str) -> list[float]:
         """Of each row, in the order of the first evaluation's; the mean where it has seeds."""
@@ -233,6 +244,15 @@ class _Evaluation:
         for line in lines:
             found[line["id"]].append(line["reward"])
         return [sum(rewards) / len(rewards) for rewards in found.values()]
+
+    def _read_settings(self) -> JsonValue:
+        path = self._folder / REPORT
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))["settings"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ModelError(
+                f"{path} is missing or not whole: evaluate {self.run} again"
+            ) from error
 
     def _lines(self, predictor: str) -> list[dict[str, Any]]:
         path = self._folder / f"{predictor}.jsonl"

@@ -142,10 +142,11 @@ def _reward(recipe: Recipe, data: Dataset) -> tuple[NextStateScore, EncoderMark]
 
 def _check_recipe(recipe: Recipe) -> None:
     """Refuses what this machine cannot run as it is asked for."""
-    recipe.grpo.accumulated(process_count())
     if recipe.warm_start.steps:
         recipe.warm_start.accumulated(process_count())
-    check_vllm(recipe)
+    if recipe.grpo.steps:
+        recipe.grpo.accumulated(process_count())
+        check_vllm(recipe)
 
 
 def _finish(out: Path, run: Run) -> Run:

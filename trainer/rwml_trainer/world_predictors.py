@@ -69,7 +69,8 @@ def evaluate(
     Returns:
         ``split`` that was predicted; figures per predictor; ``difference``, ``ci95``, ``verdict``
         of the trained model against its start (warm start, else base); all such pairs in
-        ``comparisons``; the same of ``validation`` rows; ``run``: whose weights these were.
+        ``comparisons``; the same of ``validation`` rows; ``run``: whose weights these were;
+        ``settings``: what the figures depend on, beside rows and weights.
 
     Raises:
         DatasetError: the dataset is not whole, belongs to another chat template, or holds out
@@ -93,6 +94,7 @@ def evaluate(
     report: dict[str, JsonValue] = {
         "split": first,
         "seeds": recipe.evaluation.seeds,
+        "settings": _settings(recipe),
         **_report(scored[first], seed=recipe.seed),
         "seconds": dict(seconds),
         "run": told,
@@ -176,6 +178,15 @@ class Models:
         """One per seed; the same for every model, so that differences are paired."""
         numbers = range(self.recipe.evaluation.seeds)
         return [sampling_seed(self.recipe.seed, row["id"], number) for number in numbers]
+
+
+def _settings(recipe: Recipe) -> dict[str, JsonValue]:
+    """Reward and sampling; not how fast either goes."""
+    return {
+        "dtype": recipe.dtype,
+        "reward": recipe.reward.model_dump(mode="json", include={"encoder", "tau_d", "round_to"}),
+        "evaluation": recipe.evaluation.model_dump(mode="json", exclude={"batch_size", "rows"}),
+    }
 
 
 def _reward(recipe: Recipe, run: Path | None) -> NextStateReward:

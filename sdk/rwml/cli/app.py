@@ -9,6 +9,7 @@ extra, 3 infrastructure.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from importlib.metadata import entry_points, version
@@ -22,6 +23,8 @@ from rwml.errors import RwmlError
 
 ENTRY_POINT_GROUP = "rwml.commands"
 
+LOCAL_PRICES = ("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+"""Without it, importing LiteLLM asks the network for a list of prices, which no command needs."""
 GROUP_HELP = {
     "record": "Record trajectories of an agent in an environment.",
     "eval": "Evaluate a model, or an agent in an environment.",
@@ -51,6 +54,7 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """Entry point of the console script: errors of rwml become one line and an exit code."""
+    os.environ.setdefault(*LOCAL_PRICES)
     try:
         build_app()()
     except RwmlError as error:

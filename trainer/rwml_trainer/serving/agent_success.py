@@ -17,12 +17,11 @@ from rwml.demo.stages import run_json
 from rwml.environments import comparing
 from rwml.errors import ServingError, UsageError
 from rwml.files import make_private
-from rwml_trainer.serving.apart import engine_of
+from rwml_trainer.serving.apart import GATES, engine_of
 from rwml_trainer.serving.engine import start_transformers
 from rwml_trainer.serving.fleet import StartEngine
 from rwml_trainer.serving.registry import Version
 
-GATES = "gates"
 KEY = "no-key"
 
 
@@ -64,7 +63,7 @@ def compare_agents(
     limit = [] if tasks is None else ["--tasks", str(tasks)]
     reports = {}
     for side, version in (("current", current), ("candidate", candidate)):
-        with engine_of(version, start_engine or start_transformers) as engine:
+        with engine_of(version, start_engine or start_transformers, folder) as engine:
             key.write_text(engine.key or NO_KEY, encoding="utf-8")
             model = ["--model", f"openai/{engine.model}", "--api-base", engine.url]
             where = ["--api-key-file", str(key), "--out", str(out / side)]

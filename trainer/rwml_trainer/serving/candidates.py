@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from rwml.errors import RwmlError, UsageError
@@ -38,6 +39,7 @@ class Candidates:
         self.tried: dict[str, Candidate] = {}
         self._registry = registry
         self._notify = notify
+        self._unwritten: dict[str, Ended] = {}
         self._kept = Report()
         self._kept_at = 0.0
 
@@ -75,6 +77,7 @@ class Candidates:
         """
         if order.share is None:
             raise UsageError(f"say on which share of {name} {order.version} is to be tried")
+        self._write_end(name)  # of one before, which could not be written then
         candidate = Candidate(
             version=order.version,
             share=order.share,
@@ -91,10 +94,11 @@ class Candidates:
         if candidate is None:
             return
         ended = Ended(candidate=candidate, how=how, why=why, trial=trial, at=datetime.now(UTC))
+        self._unwritten[name] = ended
         try:
-            self._registry.end_trial(name, ended)
+            self._write_end(name)
         except (RwmlError, OSError) as error:  # no disk: the traffic goes where it should
-            self._notify(f"the end of the trial of {candidate.version} is not noted: {error}")
+            self._notify(f"the end of the trial of {candidate.version} is not noted yet: {error}")
 
     def failing(self, report: Report) -> dict[str, str]:
         """The names whose candidate is shown to fail more often, and why one can say so."""
@@ -127,6 +131,18 @@ class Candidates:
         except OSError as error:  # no disk: that is no reason to serve nobody
             self._notify(f"the traffic's figures are not written: {error}")
         self._kept = report
+
+    def write_ends(self) -> None:
+        """Notes the ends of trials that could not be written when they came."""
+        for name in list(self._unwritten):
+            with suppress(RwmlError, OSError):  # it was told, and is tried again
+                self._write_end(name)
+
+    def _write_end(self, name: str) -> None:
+        ended = self._unwritten.get(name)
+        if ended is not None:
+            self._registry.end_trial(name, ended)
+            del self._unwritten[name]
 
     def forget_traffic(self) -> None:
         """Takes away what another server wrote."""

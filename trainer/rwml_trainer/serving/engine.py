@@ -47,6 +47,7 @@ class Engine:
         process: its process; stop it with `ServerProcess.stop`.
         key: bearer key that it asks for; None where it asks for none.
         tools: whether it can read tool calls from what this model writes.
+        is_elsewhere: whether somebody else starts and stops it.
     """
 
     name: EngineName
@@ -55,6 +56,7 @@ class Engine:
     process: ServerProcess
     key: str | None = None
     tools: bool = True
+    is_elsewhere: bool = False
 
     def wait(self, deadline: float) -> None:
         """Returns once the engine answers a completion; raises ServingError if it never does."""

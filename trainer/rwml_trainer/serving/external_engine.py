@@ -76,7 +76,15 @@ class External:
             folder=work,
             log=work / "engine.log",
         )
-        return Engine(self.kind, self.url, version.id, process, self.key, tools=self.tools)
+        return Engine(
+            self.kind,
+            self.url,
+            version.id,
+            process,
+            self.key,
+            tools=self.tools,
+            is_elsewhere=True,
+        )
 
 
 def find_external(

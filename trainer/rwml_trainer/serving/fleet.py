@@ -187,16 +187,19 @@ class Fleet:
 
     def _bring_back(self, running: Running) -> None:
         version, process = running.version, running.engine.process
+        is_elsewhere = running.engine.is_elsewhere
         process.stop(ENGINE_GRACE_S)  # what it started may still be there
         if running.state == "leaving":
             self._forget(version)
             return
         kept = process.log.with_suffix(".crashed.log")
         process.log.replace(kept)
-        how = f"died ({process.how_it_ended}, log: {kept})"
-        self._notify(f"the engine of {version.id} {how}: it is restarted")
+        how = f"died ({process.how_it_ended}, log: {kept}): it is restarted"
+        if is_elsewhere:
+            how = f"does not answer (log: {kept}): it is asked until it does"
+        self._notify(f"the engine of {version.id} {how}")
         running.state, self._is_told = "down", False
-        self._restarts[version.id] = self._starter.restart(version)
+        self._restarts[version.id] = self._starter.restart(version, without_end=is_elsewhere)
 
     def _take_back(self, running: Running | None, restart: Future[Started]) -> None:
         """Puts an engine that was restarted where the crashed one was; None: its name moved on."""
@@ -363,7 +366,10 @@ class Fleet:
 
     def _watch_traffic(self) -> None:
         """Takes back candidates that are shown to fail more often, and keeps figures for `list`."""
-        report = self._report() if self._candidates.is_report_due else None
+        if not self._candidates.is_report_due:
+            return
+        self._candidates.write_ends()
+        report = self._report()
         if report is not None:
             for name, why in self._candidates.failing(report).items():
                 self._notify(self._withdraw(name, "failing", why))

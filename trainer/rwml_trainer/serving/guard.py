@@ -58,6 +58,10 @@ SEND_TIMEOUT_S = 60.0
 RETRY_AFTER_S = 1
 UNREACHABLE = b"Connection error"
 """How the OpenAI client, and so LiteLLM, says that nobody listens at the engine's address."""
+REFUSALS = frozenset({401, 403, 429})
+"""By which LiteLLM refuses a client's key, or an engine LiteLLM's."""
+BY_THE_ENGINE = b"OpenAIException"
+"""What stands in LiteLLM's answer where the engine gave its status."""
 
 
 class RefusalError(Exception):
@@ -206,8 +210,12 @@ class Guard:
             )
         try:
             fitted = self._fit(request, place.version)
-        except (RefusalError, BadRequestError):
+        except RefusalError:
             self._switchboard.traffic.count(place, seconds=None)
+            raise
+        except BadRequestError:  # where no version of the name takes it, it tells them not apart
+            if any(self._takes(request, other) for other in self._switchboard.table.sides(name)):
+                self._switchboard.traffic.count(place, seconds=None)
             raise
         models = tuple(self._switchboard.table.names(key))
         return Admission(CHAT, key, models, place, write({**fitted, "model": place.version}))
@@ -219,6 +227,14 @@ class Guard:
                 503, f"the engine of {version} is being restarted", code="engine_unavailable"
             )
         return fit(request, engine=target.engine, tools=target.tools)
+
+    def _takes(self, request: dict[str, JsonValue], version: str) -> bool:
+        target = self._switchboard.table.versions[version]
+        try:
+            fit(request, engine=target.engine, tools=target.tools)
+        except BadRequestError:
+            return False
+        return True
 
     def _is_our_host(self, headers: Headers) -> bool:
         hosts = _values(headers, b"host")
@@ -261,33 +277,46 @@ class Guard:
 class _Answer:
     """Sends LiteLLM's answer on without what clients must not see.
 
-    An answer of 500 and above becomes one of ours: 503 where the engine is not there, else 502.
+    An answer of 500 and above becomes one of ours: 503 where the engine is not there or has too
+    much to do, else 502. So does an engine's refusal of our key, which is not about the client's.
     """
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._failed: bytearray | None = None
+        self._held: Message | None = None
+        self._body = bytearray()
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            if message["status"] >= 500:
-                self._failed = bytearray()
-                return
             headers = message.get("headers", [])
             kept = [pair for pair in headers if not pair[0].lower().startswith(HIDDEN_HEADERS)]
             message = {**message, "headers": kept}
-        failed = self._failed
-        if failed is None:
+            if message["status"] >= 500 or message["status"] in REFUSALS:
+                self._held = message
+                return
+        held = self._held
+        if held is None:
             await self._send(message)
             return
-        failed += message.get("body", b"")
-        if not message.get("more_body", False):
-            await _refuse(self._send, _engine_failure(failed))
+        self._body += message.get("body", b"")
+        if message.get("more_body", False):
+            return
+        failure = _engine_failure(held["status"], self._body)
+        if failure is not None:
+            await _refuse(self._send, failure)
+            return
+        await self._send(held)
+        await self._send({"type": "http.response.body", "body": bytes(self._body)})
 
 
-def _engine_failure(body: bytearray) -> RefusalError:
+def _engine_failure(status: int, body: bytearray) -> RefusalError | None:
+    """None where LiteLLM refuses the client."""
+    if status in REFUSALS and BY_THE_ENGINE not in body:
+        return None
     if UNREACHABLE in body:
         return RefusalError(503, "the engine is being restarted", code="engine_unavailable")
+    if status == 429:
+        return RefusalError(503, "the engine has too much to do", code="engine_busy")
     return RefusalError(502, "the engine failed: its log says why", code="engine_error")
 
 

@@ -54,6 +54,8 @@ MAX_DEPTH = 64
 """Of lists and objects within each other (ours): a tool's schema has about ten."""
 MAX_VALUES = 100_000
 """Lists, objects and what is in them (ours): some ten thousand messages, read in about 10 ms."""
+LARGEST = 2**63 - 1
+"""Whole number of a field, such as a seed: what engines keep it in."""
 _QUOTES_PER_VALUE = 4  # it and its key are texts
 _OPENS_OR_PARTS = b"[{,"
 _BRACKETS = b"[]{}"
@@ -120,6 +122,9 @@ def _check_shape(body: bytes) -> None:
 def _check(request: Mapping[str, JsonValue]) -> None:
     for field in sorted(request.keys() - FIELDS):
         raise BadRequestError(f"the field {field[:80]!r} is not accepted here", field[:80])
+    for field, value in request.items():
+        if type(value) is int and abs(value) > LARGEST:
+            raise BadRequestError(f"the field {field!r} is larger than {LARGEST}", field)
     model = request.get("model")
     if not isinstance(model, str) or not NAME.fullmatch(model):
         raise BadRequestError("the field 'model' must name a model", "model")

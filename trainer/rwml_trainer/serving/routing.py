@@ -62,6 +62,11 @@ class Table(BaseModel):
         target = self.versions.get(version)
         return None if target is None or target.state == "leaving" else version
 
+    def sides(self, name: str) -> list[str]:
+        """The versions that a name's conversations have: one, or two while one is tried."""
+        current, candidate = self.resolve(name), self.candidates.get(name)
+        return [current or name, *([] if candidate is None else [candidate.version])]
+
     def names(self, key: Key) -> list[str]:
         """What a key may ask for: aliases first."""
         known = [*self.aliases, *self.versions]

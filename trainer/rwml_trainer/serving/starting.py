@@ -64,25 +64,34 @@ class Starter:
         """
         check_unchanged(version)
         check_model_folder(Path(version.folder))
+        self._check_open(version)
+        engine = self._start_engine(version, self._folder / version.id)
         with self._lock:
-            if self._is_closing.is_set():
-                raise ServingError(f"{version.id} is not started: the server ends")
-            engine = self._start_engine(version, self._folder / version.id)
             known = [process for process in self._processes if not process.is_stopped]
             self._processes = [*known, engine.process]
+        try:
+            self._check_open(version)  # else whoever closed this may not have seen it
+        except ServingError:
+            engine.process.stop(ENGINE_GRACE_S)
+            raise
         return engine
 
     def start(self, version: Version) -> Future[Started]:
         """Starts an engine and checks it; none is left where that fails."""
         return self._workers.submit(self._start, version)
 
-    def restart(self, version: Version) -> Future[Started]:
-        """The same for one that crashed: tries again, with pauses that grow, where it fails."""
+    def restart(self, version: Version, *, without_end: bool = False) -> Future[Started]:
+        """The same for one that crashed: tries again, with pauses that grow, where it fails.
+
+        Args:
+            version: of the engine.
+            without_end: go on until this is closed, for an engine that somebody else starts.
+        """
         import tenacity
 
         attempts = tenacity.Retrying(
             stop=tenacity.stop_any(
-                tenacity.stop_after_attempt(RESTARTS),
+                tenacity.stop_never if without_end else tenacity.stop_after_attempt(RESTARTS),
                 tenacity.stop_when_event_set(self._is_closing),
             ),
             wait=tenacity.wait_exponential(max=LONGEST_PAUSE_S),
@@ -97,6 +106,10 @@ class Starter:
         with self._lock:
             self._is_closing.set()
         stop_all(self._processes, ENGINE_GRACE_S)
+
+    def _check_open(self, version: Version) -> None:
+        if self._is_closing.is_set():
+            raise ServingError(f"{version.id} is not started: the server ends")
 
     def _start(self, version: Version) -> Started:
         engine = self.launch(version)

@@ -65,6 +65,7 @@ def compare_tool_calls(
     *,
     candidate: Version,
     current: Version,
+    folder: Path,
     rows: int = ROWS,
     start_engine: StartEngine | None = None,
 ) -> dict[str, JsonValue]:
@@ -74,6 +75,7 @@ def compare_tool_calls(
         store: with recorded trajectories; of them, tasks that neither version was trained on.
         candidate: what would be promoted.
         current: what its name means now.
+        folder: serving folder, which keeps the engines' logs.
         rows: prompts at most.
         start_engine: starts an engine, of one version after the other; by default
             `transformers serve`.
@@ -101,7 +103,9 @@ def compare_tool_calls(
             f"record more, or leave --gate-tools out"
         )
     start = start_engine or start_transformers
-    answers = {version.id: _ask_all(version, prompts, start) for version in (current, candidate)}
+    answers = {
+        version.id: _ask_all(version, prompts, start, folder) for version in (current, candidate)
+    }
     before, after = (
         [
             answer is not None and is_valid(answer, prompt.validators)
@@ -227,14 +231,15 @@ def _validators(tools: Iterable[Tool]) -> dict[str, Validator] | None:
 
 
 def _ask_all(
-    version: Version, prompts: Sequence[Prompt], start_engine: StartEngine
+    version: Version, prompts: Sequence[Prompt], start_engine: StartEngine, folder: Path
 ) -> list[Mapping[str, Any] | None]:
     """The message of each answer; None where the engine refuses the prompt, as too long say."""
     import httpx
 
     answers: list[Mapping[str, Any] | None] = []
     said = ""
-    with engine_of(version, start_engine) as engine, httpx.Client(trust_env=False) as client:
+    running = engine_of(version, start_engine, folder)
+    with running as engine, httpx.Client(trust_env=False) as client:
         for prompt in track(prompts, label=f"tool calls of {version.id}"):
             answer = _ask(client, engine, version, prompt)
             answers.append(_message(answer, version, prompt))

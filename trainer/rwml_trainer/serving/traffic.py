@@ -1,12 +1,14 @@
 """What the gateway saw of the traffic of each version: requests, errors, latency, trials.
 
-An error is an answer of 400 and above from the version's side, or a stream that breaks off; what
-a key is refused for (401, 403, 429) and clients that leave (499) are not. An answer of 400 counts,
-because a version may refuse what another takes, such as a long context.
+An error is an answer of 400 and above from the version's side, a stream that breaks off, or an
+answer that does not begin in time; what a key is refused for (401, 403, 429) and clients that soon
+leave (499) are not. An answer of 400 counts, because a version may refuse what another takes, such
+as a long context.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
@@ -26,7 +28,13 @@ Send = Callable[[Message], Awaitable[None]]
 
 LATENCIES = 1_000
 """Of each version, the last ones, which its quantiles are of (ours)."""
-NOT_OF_A_VERSION = frozenset({401, 403, 429, 499})
+LEFT = 499
+"""LiteLLM's status of a request whose client is gone."""
+NOT_OF_A_VERSION = frozenset({401, 403, 429, LEFT})
+HANGS_S = 300.0
+"""An answer that has not begun by then is an error (ours): LiteLLM waits for 600 s."""
+LEFT_AFTER_S = 30.0
+"""A client that leaves after it has waited so long does so because of the version (ours)."""
 BROKEN_STREAM = b'data: {"error"'
 """How LiteLLM ends a stream whose engine failed, after it has answered 200."""
 
@@ -91,13 +99,22 @@ class Seen:
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._began = time.monotonic()
+        self._waited_s = 0.0
         self._status: int | None = None
         self._is_broken = False
         self._has_left = False
 
     @property
+    def has_begun(self) -> bool:
+        """Whether anything of an answer was there."""
+        return self._status is not None
+
+    @property
     def is_answered(self) -> bool:
         """Whether there was an answer that is about the version."""
+        if self._status == LEFT:
+            return self._waited_s >= LEFT_AFTER_S
         return self._status is not None and self._status not in NOT_OF_A_VERSION
 
     @property
@@ -109,6 +126,7 @@ class Seen:
         """Sends a part of it."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
+            self._waited_s = time.monotonic() - self._began
         elif message.get("body", b"").startswith(BROKEN_STREAM):
             self._is_broken = True
         try:
@@ -132,14 +150,26 @@ class Traffic:
     @contextmanager
     def watched(self, place: Place | None, seen: Seen) -> Iterator[None]:
         """Counts what a request came to when the block ends; nothing where it asked no version."""
-        began = time.monotonic()
+        if place is None:
+            yield
+            return
+        began, is_late = time.monotonic(), False
+
+        def look() -> None:
+            nonlocal is_late
+            is_late = not seen.has_begun
+            if is_late:
+                self.count(place, seconds=None)
+
+        late = asyncio.get_running_loop().call_later(HANGS_S, look)
         try:
             yield
         except Exception:
             seen.fail()
             raise
         finally:
-            if place is not None and seen.is_answered:
+            late.cancel()
+            if seen.is_answered and not is_late:
                 self.count(place, seconds=None if seen.is_error else time.monotonic() - began)
 
     def count(self, place: Place, *, seconds: float | None) -> None:

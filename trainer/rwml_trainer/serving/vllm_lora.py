@@ -11,14 +11,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from rwml.errors import ModelError, ServingError
 from rwml.files import file_sha256
 from rwml_trainer.merging import LORA_CONFIG, LORA_WEIGHTS, read_merge
+from rwml_trainer.models import load_tokenizer, template_sha256
 from rwml_trainer.runs import read_run, weights_folder
 from rwml_trainer.serving.engine import Engine
 from rwml_trainer.serving.folders import check_model_folder
@@ -161,11 +166,12 @@ class _AdapterEngine(Engine):
             url=self.url, model=BASE, key=self.key, needs=[self.process], deadline=deadline
         )
         place = {"lora_name": self.model, "lora_path": str(self.adapter)}
-        tell(self, LOAD, place, timeout_s=LOAD_S)
+        # In place: an unloading that vLLM was too busy for must not keep it from coming back.
+        tell(self, LOAD, {**place, "load_inplace": True}, timeout_s=LOAD_S)
         super().wait(deadline)
 
 
-def tell(engine: Engine, order: str, body: dict[str, str], *, timeout_s: float) -> None:
+def tell(engine: Engine, order: str, body: Mapping[str, JsonValue], *, timeout_s: float) -> None:
     """Has a vLLM load or unload an adapter.
 
     Raises:
@@ -178,7 +184,7 @@ def tell(engine: Engine, order: str, body: dict[str, str], *, timeout_s: float) 
         answer = httpx.post(
             f"{engine.url}/{order}",
             headers=headers,
-            json=body,
+            json=dict(body),
             timeout=timeout_s,
             trust_env=False,
         )
@@ -202,28 +208,48 @@ def _take_adapter(version: Version, copy: Path) -> tuple[Path, str, int]:
     """
     merged = read_merge(Path(version.folder))
     adapter = weights_folder(Path(version.source), version.stage or "trained").resolve()
-    shutil.rmtree(copy, ignore_errors=True)
-    copy.mkdir(mode=0o700)
-    wanted, copied = {}, {}
+    wanted = None
     if merged is not None:
         wanted = {LORA_CONFIG: merged.lora_config_sha256, LORA_WEIGHTS: merged.lora_sha256}
-    for name in wanted:
-        if (adapter / name).is_file():
-            shutil.copyfile(adapter / name, copy / name)
-            copied[name] = file_sha256(copy / name)
-    if merged is None or copied != wanted:
+    if wanted is None or (_hashes(copy) != wanted and not _copied(adapter, copy, wanted)):
         raise ModelError(
             f"the LoRA adapter in {adapter} is not the one that {version.id} was made of: versions "
             f"never change; serve its merged weights, without --load-lora"
         )
     check_model_folder(copy)
-    base = Path(merged.base_model)
+    base = Path(merged.base_model if merged is not None else "")
     if not base.is_dir():
         raise ModelError(
-            f"the base model of {version.id} ({merged.base_model}) is no folder here: serve its "
+            f"the base model of {version.id} ({base}) is no folder here: serve its "
             f"merged weights, without --load-lora"
         )
     check_model_folder(base)
+    if template_sha256(load_tokenizer(str(base))) != version.template_sha256:
+        raise ModelError(
+            f"the chat template in {base} is not that of {version.id}: serve its merged weights, "
+            f"without --load-lora"
+        )
     config = json.loads((copy / LORA_CONFIG).read_bytes())
     ranks = [config["r"], *(config.get("rank_pattern") or {}).values()]
     return copy, str(base.resolve()), max(ranks)
+
+
+def _copied(adapter: Path, copy: Path, wanted: Mapping[str, str | None]) -> bool:
+    """Copies an adapter; what was there stays unless the new copy is the wanted one."""
+    made = Path(tempfile.mkdtemp(dir=copy.parent, prefix=f".{copy.name}-"))
+    try:
+        for name in wanted:
+            if (adapter / name).is_file():
+                shutil.copyfile(adapter / name, made / name)
+        if _hashes(made) != wanted:
+            return False
+        shutil.rmtree(copy, ignore_errors=True)
+        made.replace(copy)
+        return True
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Of all that is in an adapter's folder."""
+    return {path.name: file_sha256(path) for path in folder.glob("*") if path.is_file()}

@@ -45,20 +45,26 @@ class Gates:
             return
         candidate, current = _versions(registry, wanted)
         if self.tools is not None:
-            yield "gate_tools", self._compare_tools(self.tools, candidate, current)
+            yield "gate_tools", self._compare_tools(self.tools, candidate, current, registry)
         if self.next_states is not None:
             yield "gate", self._compare_states(self.next_states, candidate, current)
         if self.agent is not None:
             yield "gate_agent", self._compare_agents(self.agent, candidate, current, registry)
 
-    def _compare_tools(self, url: str, candidate: Version, current: Version) -> dict[str, Any]:
+    def _compare_tools(
+        self, url: str, candidate: Version, current: Version, registry: Registry
+    ) -> dict[str, Any]:
         from rwml import open_store
         from rwml_trainer.serving.tool_calls import ROWS, compare_tool_calls
 
         say(f"asking {current.id} and {candidate.id} for tool calls of {url}")
         with stdout_to_stderr(), open_store(url, create=False) as store:
             return compare_tool_calls(
-                store, candidate=candidate, current=current, rows=self.rows or ROWS
+                store,
+                candidate=candidate,
+                current=current,
+                folder=registry.folder,
+                rows=self.rows or ROWS,
             )
 
     def _compare_states(

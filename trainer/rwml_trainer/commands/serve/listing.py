@@ -85,7 +85,7 @@ class Listing:
         alias = self.contents.aliases[name]
         shown: dict[str, JsonValue] = {"current": alias.current, "former": list(alias.former)}
         candidate, trial = alias.candidate, self._trial(name)
-        if candidate is not None:
+        if candidate is not None and self.is_running:
             figures = {} if trial is None else _trial_json(trial)
             shown["candidate"] = candidate.model_dump(mode="json") | figures
         if alias.trial is not None:
@@ -104,8 +104,9 @@ class Listing:
         for name, alias in self.contents.aliases.items():
             if alias.current == version:
                 return name
-            if alias.candidate is not None and alias.candidate.version == version:
-                return f"{alias.candidate.percent} of {name}"
+            tried = alias.candidate if self.is_running else None
+            if tried is not None and tried.version == version:
+                return f"{tried.percent} of {name}"
         return ""
 
     def _traffic(self, version: str) -> dict[str, JsonValue] | None:
@@ -119,9 +120,11 @@ class Listing:
         lines = []
         if alias.candidate is not None:
             version, since = alias.candidate.version, alias.candidate.since
+            ends = "" if self.is_running else ", until the server ended"
             lines.append(
-                f"{version} is tried on {alias.candidate.percent} of the conversations with {name} "
-                f"since {since:%Y-%m-%d %H:%M}"
+                f"{version} {'is' if self.is_running else 'was'} tried on "
+                f"{alias.candidate.percent} of the conversations with {name} "
+                f"since {since:%Y-%m-%d %H:%M}{ends}"
             )
             trial = self._trial(name)
             if trial is not None:
