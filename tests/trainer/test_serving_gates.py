@@ -23,7 +23,7 @@ pytest.importorskip("prisma")
 
 import httpx
 from tests.trainer.client_matrix import CLIENTS, ask_by
-from tests.trainer.served_stub import ask, reason, root, serving, text
+from tests.trainer.served_stub import ask, reason, root, serving, text, until
 
 from rwml.errors import ServingError
 from rwml_trainer.serving.engine_choice import EngineOptions, choose_engine
@@ -301,6 +301,13 @@ def test_the_gateway_does_not_start_without_a_key(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert "does not start without" in done.stderr
+
+
+def test_a_client_that_leaves_frees_the_engine(served: Served) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        ask(served, "wait", timeout_s=1)
+    (version,) = served.fleet.table().versions
+    until(lambda: served.gateway.control.count(version) == 0)
 
 
 def test_answers_name_the_version(served: Served) -> None:
