@@ -51,7 +51,8 @@ def make_run(
         ]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / "eval" / f"{name}.jsonl").write_text(text)
-    (folder / "eval" / "report.json").write_text(json.dumps({"settings": settings or {}}))
+    report = {"settings": settings or {}, **{name: {} for name in rewards}}
+    (folder / "eval" / "report.json").write_text(json.dumps(report))
     return folder
 
 
@@ -146,8 +147,12 @@ def test_what_cannot_be_pooled_is_refused(tmp_path: Path) -> None:
     (less / "eval" / "trained.jsonl").write_text('{"id": "x"')
     with pytest.raises(ModelError, match="is not whole"):
         pool([one, less])
-    (one / "eval" / "report.json").unlink()
-    with pytest.raises(ModelError, match="is missing or not whole"):
+    report = one / "eval" / "report.json"
+    report.write_text(json.dumps({"settings": {}, "base": {}}))  # a second, smaller evaluation
+    with pytest.raises(ModelError, match=r"was evaluated without \w+: evaluate it again"):
+        pool([one])
+    report.unlink()
+    with pytest.raises(ModelError, match="is missing, not whole, or of an older"):
         pool([one])
 
 

@@ -426,5 +426,8 @@ def test_the_watch_ends_when_the_engine_is_away(capfd: pytest.CaptureFixture[str
         with pytest.raises(KeyboardInterrupt):
             watch(url, None, pause=pause)
     assert capfd.readouterr().out == ""
+    with listing(502, {}) as url:
+        watch(url, None, pause=lambda seconds: None)
+    assert capfd.readouterr().out.count("status 502") == MISSED
     watch(url, None, pause=lambda seconds: None)
     assert capfd.readouterr().out.count("no answer from") == MISSED

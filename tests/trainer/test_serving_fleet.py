@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 from tests.trainer.test_serving_registry import NOW, version
 
+from rwml.errors import ServingError
 from rwml_trainer.serving.control import GatewaySilentError
 from rwml_trainer.serving.fleet import Fleet, Running
-from rwml_trainer.serving.registry import Order, Registry
+from rwml_trainer.serving.registry import Order, Registry, Version
 from rwml_trainer.serving.trials import Candidate, Ended
 
 
@@ -109,6 +111,73 @@ def test_a_share_that_the_gateway_never_heard_of_is_taken_back(registry: Registr
     assert "is not tried: the gateway does not answer" in alias.outcome.message
     assert not fleet._candidates.tried
     assert fleet._running["world@2"].state == "leaving", "it may hear of it yet"
+
+
+class Starter:
+    """Stands where engines are started: none of them ever comes up."""
+
+    def __init__(self) -> None:
+        self.restarts: list[bool] = []
+
+    def restart(self, wanted: Version, *, is_elsewhere: bool) -> Future[Any]:
+        self.restarts.append(is_elsewhere)
+        self.pending: Future[Any] = Future()
+        return self.pending
+
+    def give_up(self, restart: Future[Any]) -> None:
+        if not restart.done():
+            restart.set_exception(ServingError("there is no engine at"))
+
+
+def crashed(fleet: Any, engine: Any, tmp_path: Path, *, is_elsewhere: bool) -> Starter:
+    """The engine of world@1 is away, and its restart under way."""
+    log = tmp_path / "engine.log"
+    log.touch()
+    engine.is_elsewhere = is_elsewhere
+    engine.process.has_ended, engine.process.how_it_ended = True, "exit code 1"
+    engine.process.log = log
+    fleet._starter = Starter()
+    fleet._look_after()
+    return fleet._starter
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_who_starts_an_engine_decides_how_long_it_is_tried(
+    registry: Registry, tmp_path: Path, is_elsewhere: bool
+) -> None:
+    fleet, engine = fleet_of(registry, 1)
+    starter = crashed(fleet, engine, tmp_path, is_elsewhere=is_elsewhere)
+    fleet._look_after()
+    assert starter.restarts == [is_elsewhere]
+    assert not starter.pending.done()
+
+
+def test_an_order_does_not_wait_for_an_engine_of_somebody_else(
+    registry: Registry, tmp_path: Path
+) -> None:
+    fleet, engine = fleet_of(registry, 1)
+    crashed(fleet, engine, tmp_path, is_elsewhere=True)
+    other: Any = Engine()
+    other.process.has_ended = False
+    fleet._running["world@2"] = Running(version(2), other)
+    fleet._aliases["world"] = "world@2"
+    del fleet._running["world@1"]  # its name has moved on meanwhile
+    registry.move(version(2))
+    fleet._carry_out("world", registry.order("rollback", "world"))
+    outcome = registry.read().aliases["world"].outcome
+    assert outcome is not None
+    assert (outcome.ok, outcome.message) == (False, "there is no engine at")
+
+
+def test_a_restart_that_nobody_wants_any_more_is_given_up(
+    registry: Registry, tmp_path: Path
+) -> None:
+    fleet, engine = fleet_of(registry, 1)
+    starter = crashed(fleet, engine, tmp_path, is_elsewhere=True)
+    del fleet._running["world@1"]
+    fleet._look_after()
+    assert starter.pending.done()
+    assert not fleet._restarts
 
 
 TRIED = Candidate(version="world@2", share=0.05, trial="t", since=NOW)

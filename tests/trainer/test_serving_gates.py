@@ -303,11 +303,16 @@ def test_the_gateway_does_not_start_without_a_key(tmp_path: Path) -> None:
     assert "does not start without" in done.stderr
 
 
-def test_a_client_that_leaves_frees_the_engine(served: Served) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_soon_leaves_is_not_waited_for_and_no_error(
+    served: Served, stream: bool
+) -> None:
+    control = served.gateway.control
+    before = control.report().versions["world@1"].errors
     with pytest.raises(httpx.ReadTimeout):
-        ask(served, "wait", timeout_s=1)
-    (version,) = served.fleet.table().versions
-    until(lambda: served.gateway.control.count(version) == 0)
+        ask(served, "wait", timeout_s=1, stream=stream)
+    until(lambda: control.count("world@1") == 0)
+    assert control.report().versions["world@1"].errors == before
 
 
 def test_answers_name_the_version(served: Served) -> None:
@@ -363,6 +368,7 @@ def test_a_gateway_serves_an_engine_that_runs_elsewhere(
         assert text(ask(outer)) == text(ask(served))
         assert ask(outer, n=2).json()["error"]["param"] == "n"
         assert outer.key != served.key
+        assert outer.fleet._running["world@1"].engine.is_elsewhere
         told = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
         assert not any(served.key.encode() in content for content in told)
         known = Registry(tmp_path).read().versions["world@1"]

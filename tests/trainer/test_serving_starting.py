@@ -77,12 +77,25 @@ def test_an_engine_of_somebody_else_is_asked_for_until_the_end(
     monkeypatch.setattr(starting, "LONGEST_PAUSE_S", 0)
     engines = Engines(DIES)
     starter = starter_of(engines, tmp_path)
-    restart = starter.restart(model, without_end=True)
+    model.weights["gone"] = "its folder is not looked at"
+    restart = starter.restart(model, is_elsewhere=True)
     until(lambda: len(engines.started) > 2)
     starter.close()
     with pytest.raises(ServingError):
         restart.result(30)
     assert all(process.is_stopped for process in engines.started)
+
+
+def test_a_restart_that_is_given_up_tells_why_it_failed(tmp_path: Path, model: Version) -> None:
+    engines = Engines(DIES)
+    starter = starter_of(engines, tmp_path)
+    restart = starter.restart(model, is_elsewhere=True)
+    until(lambda: engines.started)
+    starter.give_up(restart)
+    with pytest.raises(ServingError, match="engine died"):
+        restart.result(30)
+    assert len(engines.started) <= 2
+    starter.close()
 
 
 def test_a_restart_gives_up_after_its_attempts(

@@ -106,7 +106,12 @@ def test_what_no_version_of_the_name_takes_tells_them_not_apart():
 
 @pytest.mark.parametrize(
     ("status", "code", "shown"),
-    [(401, "engine_error", 502), (403, "engine_error", 502), (429, "engine_busy", 503)],
+    [
+        (401, "engine_error", 502),
+        (403, "engine_error", 502),
+        (429, "engine_busy", 503),
+        (499, "engine_error", 502),
+    ],
 )
 def test_a_refusal_of_the_engine_is_not_the_clients(status, code, shown):
     switchboard = board()
@@ -142,10 +147,19 @@ def test_an_answer_that_does_not_begin_is_an_error_once(status, monkeypatch):
     assert counted(switchboard) == ({"world@4": (1, 1)}, (0, 1))
 
 
+class SlowlyTold(Inner):
+    """An application whose answer begins at once."""
+
+    async def __call__(self, scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(0.2)
+        await send({"type": "http.response.body", "body": b"done"})
+
+
 def test_an_answer_that_has_begun_may_take_its_time(monkeypatch):
-    monkeypatch.setattr(traffic, "HANGS_S", 0.3)
+    monkeypatch.setattr(traffic, "HANGS_S", 0.05)
     switchboard = board()
-    ask(Slow(), switchboard=switchboard)
+    ask(SlowlyTold(), switchboard=switchboard)
     assert counted(switchboard) == ({"world@4": (1, 0)}, (0, 0))
 
 

@@ -25,10 +25,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers["Authorization"] != f"Bearer {os.environ['VLLM_API_KEY']}":
             self.reply(401, {})
         elif self.path == "/v1/load_lora_adapter":
-            is_new = body["lora_name"] not in loaded
-            if is_new or body.get("load_inplace"):
+            # In place, vLLM would read the adapter anew at each step.
+            is_fine = body["lora_name"] not in loaded and "load_inplace" not in body
+            if is_fine:
                 loaded[body["lora_name"]] = body["lora_path"]
-            self.reply(200 if is_new or body.get("load_inplace") else 400, {})
+            self.reply(200 if is_fine else 400, {})
         elif self.path == "/v1/unload_lora_adapter":
             self.reply(200 if loaded.pop(body["lora_name"], None) else 404, {})
         elif body["model"] in (option("--served-model-name"), *loaded):

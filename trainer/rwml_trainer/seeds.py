@@ -206,7 +206,7 @@ class _Evaluation:
                 f"{run} has not been evaluated: call 'rwml eval world DATASET --run {run} "
                 f"--out {self._folder}'"
             )
-        self.settings = self._read_settings()
+        self._report = self._read_report()
         self.tasks: dict[str, str] = {}
         self.states: dict[str, str] = {}
         for line in self._lines("trained"):
@@ -224,7 +224,7 @@ class _Evaluation:
                 f"{self.run} and {other.run} were evaluated on other rows: evaluate both on one "
                 f"dataset with the same --rows"
             )
-        if self.settings != other.settings:
+        if self._report["settings"] != other._report["settings"]:
             raise DatasetError(
                 f"{self.run} and {other.run} were evaluated with other settings of reward or "
                 f"sampling ({self._folder / REPORT}): evaluate both with one recipe"
@@ -232,7 +232,7 @@ class _Evaluation:
 
     def rewards(self, predictor: str) -> list[float]:
         """Of each row, in the order of the first evaluation's; the mean where it has seeds."""
-        if not self.has(predictor):
+        if not self.has(predictor) or predictor not in self._report:  # else it is of an older one
             raise ModelError(f"{self.run} was evaluated without {predictor}: evaluate it again")
         found: dict[str, list[float]] = {name: [] for name in sorted(self.tasks)}
         lines = self._lines(predictor)
@@ -245,13 +245,15 @@ class _Evaluation:
             found[line["id"]].append(line["reward"])
         return [sum(rewards) / len(rewards) for rewards in found.values()]
 
-    def _read_settings(self) -> JsonValue:
+    def _read_report(self) -> dict[str, Any]:
         path = self._folder / REPORT
         try:
-            return json.loads(path.read_text(encoding="utf-8"))["settings"]
+            report = json.loads(path.read_text(encoding="utf-8"))
+            return {**report, "settings": report["settings"]}
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ModelError(
-                f"{path} is missing or not whole: evaluate {self.run} again"
+                f"{path} is missing, not whole, or of an older version, which noted no settings: "
+                f"evaluate {self.run} again"
             ) from error
 
     def _lines(self, predictor: str) -> list[dict[str, Any]]:

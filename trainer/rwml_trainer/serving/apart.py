@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rwml.files import make_private
@@ -35,7 +35,7 @@ def engine_of(version: Version, start_engine: StartEngine, folder: Path) -> Iter
     """
     check_unchanged(version)
     check_model_folder(Path(version.folder))
-    work = folder.resolve() / GATES / ENGINES / f"{version.id}-{os.getpid()}"
+    work = folder.resolve() / GATES / ENGINES / f"{version.id}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     make_private(work)
     engine = start_engine(version, work)
     try:

@@ -54,7 +54,9 @@ class Candidates:
         Raises:
             UsageError: something else is tried, or nothing any more.
             CanaryError: its version was withdrawn meanwhile.
+            OSError: that cannot be read in the registry, which cannot be written.
         """
+        self._write_end(name)
         tried = self.tried.get(name)
         if order.kind == "withdraw":
             if tried is None or tried.version != order.version:

@@ -2,7 +2,8 @@
 
 The watch is a small process that stands where the engine's own would: it ends when the engine does
 not answer any more, and so an engine that is away is treated like one that crashed (the gateway
-answers 503, and the version is checked again when it is back). ``python -m`` this module is it.
+answers 503, and the version is checked again when it is back), but for as long as it takes.
+``python -m`` this module is it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 ASK_S = 10.0
 """For a list of models (ours): it takes a loaded engine milliseconds."""
 WATCH_EVERY_S = 5.0
+AWAY = frozenset({502, 503, 504})
+"""Statuses of a proxy whose engine is away (RFC 9110, 15.6)."""
 MISSED = 3
 """Asked so often in vain (ours), an engine is away."""
 
@@ -147,7 +150,8 @@ def list_models(url: str, key: str | None) -> list[tuple[str, str]]:
 def watch(url: str, key: str | None, *, pause: Callable[[float], None] = time.sleep) -> None:
     """Returns when an engine was asked `MISSED` times running and did not answer.
 
-    Any answer will do: one that says no is there.
+    Any answer will do: one that says no is there. Only a proxy before it may answer for one that
+    is not (`AWAY`).
     """
     import httpx
 
@@ -157,12 +161,13 @@ def watch(url: str, key: str | None, *, pause: Callable[[float], None] = time.sl
         while missed < MISSED:
             pause(WATCH_EVERY_S)
             try:
-                client.get(f"{url}/models")
+                status = client.get(f"{url}/models").status_code
+                why = f"status {status}" if status in AWAY else None
             except httpx.HTTPError as error:
-                missed += 1
-                print(f"no answer from {url}: {error}", flush=True)  # noqa: T201 - into its log
-            else:
-                missed = 0
+                why = str(error)
+            if why is not None:
+                print(f"no answer from {url}: {why}", flush=True)  # noqa: T201 - into its log
+            missed = 0 if why is None else missed + 1
 
 
 if __name__ == "__main__":

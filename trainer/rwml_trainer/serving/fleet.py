@@ -12,21 +12,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
 from rwml.errors import RwmlError, UsageError
 from rwml_trainer.serving import canary, control
-from rwml_trainer.serving.canary import CanaryError, Findings
+from rwml_trainer.serving.canary import CanaryError
 from rwml_trainer.serving.candidates import Candidates
 from rwml_trainer.serving.control import GatewaySilentError
-from rwml_trainer.serving.engine import Engine, StartEngine, start_transformers
+from rwml_trainer.serving.engine import StartEngine, start_transformers
 from rwml_trainer.serving.gateway import Gateway
 from rwml_trainer.serving.process import POLL_S, ServerProcess
 from rwml_trainer.serving.registry import Order, OrderKind, Outcome, Registry, Version
 from rwml_trainer.serving.routing import Table, Target
-from rwml_trainer.serving.starting import ENGINE_GRACE_S, Started, Starter
+from rwml_trainer.serving.starting import ENGINE_GRACE_S, Running, Started, Starter
 from rwml_trainer.serving.traffic import Report
 from rwml_trainer.serving.trials import How, Trial
 
@@ -38,17 +36,6 @@ LEAVING_S = 600.0
 """What requests to a version have left once its name has moved on (ours)."""
 AGAIN_S = 1.0
 """What a gateway that did not answer has to answer the next time (ours)."""
-
-
-@dataclass
-class Running:
-    """An engine and the version that it runs."""
-
-    version: Version
-    engine: Engine
-    findings: Findings | None = None
-    state: Literal["ready", "down", "leaving"] = "ready"
-    leaving_since: float = 0.0
 
 
 class Fleet:
@@ -135,7 +122,7 @@ class Fleet:
         A candidate that fails is withdrawn.
 
         Raises:
-            ServingError: the gateway died, or an engine does not come back.
+            ServingError: the gateway died, or an engine of ours does not come back.
         """
         assert self._gateway is not None  # noqa: S101 - `connect` comes first
         self._gateway.process.check()
@@ -158,11 +145,16 @@ class Fleet:
 
     def close(self) -> None:
         """Stops all engines."""
+        self._candidates.write_ends()
         self._starter.close()
 
     def _start_and_check(self, version: Version) -> Running:
         """An engine that is up and answers; others are looked after while it comes up."""
-        start = self._restarts.pop(version.id, None) or self._starter.start(version)
+        start = self._restarts.pop(version.id, None)
+        if start is None:
+            start = self._starter.start(version)
+        else:
+            self._starter.give_up(start)  # else an order could wait for somebody else's engine
         while wait([start], POLL_S).not_done:
             self._look_after()
         engine, findings = start.result()
@@ -180,6 +172,8 @@ class Fleet:
         for name, restart in list(self._restarts.items()):
             running = self._running.get(name)
             is_wanted = running is not None and running.state != "leaving"
+            if not is_wanted:
+                self._starter.give_up(restart)
             if restart.done() and not (is_wanted and restart.exception()):
                 del self._restarts[name]
                 self._take_back(running if is_wanted else None, restart)
@@ -199,7 +193,7 @@ class Fleet:
             how = f"does not answer (log: {kept}): it is asked until it does"
         self._notify(f"the engine of {version.id} {how}")
         running.state, self._is_told = "down", False
-        self._restarts[version.id] = self._starter.restart(version, without_end=is_elsewhere)
+        self._restarts[version.id] = self._starter.restart(version, is_elsewhere=is_elsewhere)
 
     def _take_back(self, running: Running | None, restart: Future[Started]) -> None:
         """Puts an engine that was restarted where the crashed one was; None: its name moved on."""

@@ -149,7 +149,7 @@ def proxy_config(table: Table, *, store: str | None) -> dict[str, JsonValue]:
             "master_key": "os.environ/LITELLM_MASTER_KEY",
             "custom_auth": "rwml_trainer.serving.auth.authenticate",
             "custom_auth_run_common_checks": True,
-            "cancel_on_disconnect": True,  # nobody reads the answer, and the engine is free
+            "cancel_on_disconnect": True,  # nobody reads the answer, and vLLM stops writing it
         },
     }
 

@@ -23,7 +23,7 @@ from rwml_trainer.serving.conversations import Place, conversation_of
 from rwml_trainer.serving.keys import Key
 from rwml_trainer.serving.request_body import BadRequestError, parse, write
 from rwml_trainer.serving.routing import Switchboard
-from rwml_trainer.serving.traffic import Seen
+from rwml_trainer.serving.traffic import LEFT, Seen
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -58,8 +58,8 @@ SEND_TIMEOUT_S = 60.0
 RETRY_AFTER_S = 1
 UNREACHABLE = b"Connection error"
 """How the OpenAI client, and so LiteLLM, says that nobody listens at the engine's address."""
-REFUSALS = frozenset({401, 403, 429})
-"""By which LiteLLM refuses a client's key, or an engine LiteLLM's."""
+REFUSALS = frozenset({401, 403, 429, LEFT})
+"""By which LiteLLM refuses a client's key or says that it left, or an engine LiteLLM."""
 BY_THE_ENGINE = b"OpenAIException"
 """What stands in LiteLLM's answer where the engine gave its status."""
 

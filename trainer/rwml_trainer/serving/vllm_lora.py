@@ -18,8 +18,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import JsonValue
-
 from rwml.errors import ModelError, ServingError
 from rwml.files import file_sha256
 from rwml_trainer.merging import LORA_CONFIG, LORA_WEIGHTS, read_merge
@@ -166,12 +164,13 @@ class _AdapterEngine(Engine):
             url=self.url, model=BASE, key=self.key, needs=[self.process], deadline=deadline
         )
         place = {"lora_name": self.model, "lora_path": str(self.adapter)}
-        # In place: an unloading that vLLM was too busy for must not keep it from coming back.
-        tell(self, LOAD, {**place, "load_inplace": True}, timeout_s=LOAD_S)
+        with suppress(ServingError):  # it was never there, but where vLLM was too busy to unload it
+            tell(self, UNLOAD, {"lora_name": self.model}, timeout_s=LOAD_S)
+        tell(self, LOAD, place, timeout_s=LOAD_S)
         super().wait(deadline)
 
 
-def tell(engine: Engine, order: str, body: Mapping[str, JsonValue], *, timeout_s: float) -> None:
+def tell(engine: Engine, order: str, body: Mapping[str, str], *, timeout_s: float) -> None:
     """Has a vLLM load or unload an adapter.
 
     Raises:
