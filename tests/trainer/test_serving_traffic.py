@@ -92,11 +92,9 @@ def test_what_a_version_cannot_take_is_an_error_of_it(changes, fields, status):
 
 
 def test_what_no_version_of_the_name_takes_tells_them_not_apart():
-    switchboard = board(tools=False)
-    versions = {
-        name: each.model_copy(update={"tools": False})
-        for name, each in (switchboard.table.versions.items())
-    }
+    switchboard = board()
+    without = ENGINE.model_copy(update={"tools": False})
+    versions = dict.fromkeys(switchboard.table.versions, without)
     switchboard.table = switchboard.table.model_copy(update={"versions": versions})
     for model in ("world", "world@4"):
         asked = {"model": model, "tools": [{"type": "function"}]}

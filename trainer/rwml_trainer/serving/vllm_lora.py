@@ -170,7 +170,7 @@ class _AdapterEngine(Engine):
         super().wait(deadline)
 
 
-def tell(engine: Engine, order: str, body: Mapping[str, str], *, timeout_s: float) -> None:
+def tell(engine: Engine, order: str, body: dict[str, str], *, timeout_s: float) -> None:
     """Has a vLLM load or unload an adapter.
 
     Raises:
@@ -183,7 +183,7 @@ def tell(engine: Engine, order: str, body: Mapping[str, str], *, timeout_s: floa
         answer = httpx.post(
             f"{engine.url}/{order}",
             headers=headers,
-            json=dict(body),
+            json=body,
             timeout=timeout_s,
             trust_env=False,
         )
@@ -207,16 +207,17 @@ def _take_adapter(version: Version, copy: Path) -> tuple[Path, str, int]:
     """
     merged = read_merge(Path(version.folder))
     adapter = weights_folder(Path(version.source), version.stage or "trained").resolve()
-    wanted = None
-    if merged is not None:
-        wanted = {LORA_CONFIG: merged.lora_config_sha256, LORA_WEIGHTS: merged.lora_sha256}
-    if wanted is None or (_hashes(copy) != wanted and not _copied(adapter, copy, wanted)):
+    if merged is None or not _is_copied(
+        adapter,
+        copy,
+        wanted={LORA_CONFIG: merged.lora_config_sha256, LORA_WEIGHTS: merged.lora_sha256},
+    ):
         raise ModelError(
             f"the LoRA adapter in {adapter} is not the one that {version.id} was made of: versions "
             f"never change; serve its merged weights, without --load-lora"
         )
     check_model_folder(copy)
-    base = Path(merged.base_model if merged is not None else "")
+    base = Path(merged.base_model)
     if not base.is_dir():
         raise ModelError(
             f"the base model of {version.id} ({base}) is no folder here: serve its "
@@ -233,8 +234,10 @@ def _take_adapter(version: Version, copy: Path) -> tuple[Path, str, int]:
     return copy, str(base.resolve()), max(ranks)
 
 
-def _copied(adapter: Path, copy: Path, wanted: Mapping[str, str | None]) -> bool:
-    """Copies an adapter; what was there stays unless the new copy is the wanted one."""
+def _is_copied(adapter: Path, copy: Path, *, wanted: Mapping[str, str | None]) -> bool:
+    """Copies an adapter where it is not there yet; nothing but the wanted one is put there."""
+    if _hashes(copy) == wanted:
+        return True
     made = Path(tempfile.mkdtemp(dir=copy.parent, prefix=f".{copy.name}-"))
     try:
         for name in wanted:
